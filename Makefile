@@ -1,0 +1,65 @@
+# Everything here needs Python 3.9 or later and make; each target installs what it uses under .venv/.
+# Another interpreter: make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+DEV := $(VENV)/dev
+DEMO := $(VENV)/demo
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# An activated environment or a stray path must not leak into these.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo smoke test lint test-versions bench redis-up redis-down test-live package clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO)/.installed ## watch a looping agent being warned, degraded and blocked (no API key needed)
+	@$(DEMO)/bin/python scripts/demo.py
+
+smoke: $(DEMO)/.installed ## every feature on the loopback provider (with real keys: scripts/smoke_test.py)
+	@$(DEMO)/bin/python scripts/smoke_test.py --offline
+
+test: $(DEV)/.installed ## unit, property, matrix and integration tests
+	$(DEV)/bin/python -m pytest -m "not live" $(ARGS)
+
+lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyright
+	$(DEV)/bin/ruff check
+	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/mypy
+	$(DEV)/bin/pyright --pythonpath $(DEV)/bin/python
+
+test-versions: $(DEV)/.installed ## the call matrix on every Python found, with the oldest and newest SDKs
+	@$(DEV)/bin/python scripts/versions.py $(ARGS)
+
+bench: $(DEV)/.installed ## what a guarded call costs, beside the floor of the store
+	@$(DEV)/bin/python scripts/bench.py $(ARGS)
+
+redis-up: ## start a Redis in a container, for test-live
+	docker compose up --detach --wait
+
+redis-down: ## stop it
+	docker compose down --volumes
+
+test-live: $(DEV)/.installed ## the tests that need a Redis at REDIS_URL
+	REDIS_URL=$${REDIS_URL:-redis://localhost:6379/0} $(DEV)/bin/python -m pytest -m live $(ARGS)
+
+package: ## build wheel and sdist; try the wheel in an environment that has nothing else
+	@$(PYTHON) scripts/check_package.py $(VENV)
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an install that failed or was interrupted is done again.
+$(DEV)/.installed: EXTRAS := dev
+$(DEMO)/.installed: EXTRAS := anthropic,openai
+$(DEV)/.installed $(DEMO)/.installed: pyproject.toml src/tokencap/_version.py
+	@echo "installing into $(@D) (once; about half a minute)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "$(PYTHON) is too old: tokencap needs Python 3.9 or later (make PYTHON=...)")'
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23"
+	@$(@D)/bin/python $(PIP_INSTALL) --editable ".[$(EXTRAS)]"
+	@touch $@

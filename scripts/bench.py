@@ -1,0 +1,531 @@
+"""What a guarded call costs, as ratios within one run against the floor of the same machine.
+
+`make bench`, or `python scripts/bench.py [PART ...]`, of: call, stream, import, stores, async, stall.
+Every figure is a median over interleaved rounds (plain, floor, guarded, plain ...), so that a machine whose
+speed drifts does not decide. The floors: two SQLite commits (WAL, NORMAL) of a counter and a hold, two
+EVALSHA of a trivial script through redis-py, and the SDK's own call over an in-memory transport. What one
+thread does alone is measured in processor time; what waits for a server or for others, by the wall clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import openai
+
+import tokencap
+from tokencap import Guard, Policy
+from tokencap.backends.sqlite import SQLiteBackend
+from tokencap.budget import BudgetKey, Hold
+
+# The HTTP library of the SDK at hand: httpx, or its successor.
+HTTP = getattr(openai._base_client, "httpx2", None) or openai._base_client.httpx
+
+CHAT = {
+    "id": "c1", "object": "chat.completion", "created": 1, "model": "gpt-4o",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi"}}],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+}  # fmt: skip
+CHUNKS = 1_000
+
+
+class Body(HTTP.SyncByteStream, HTTP.AsyncByteStream):  # type: ignore[misc,name-defined]
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._parts)
+
+    async def __aiter__(self) -> Any:
+        for part in self._parts:
+            yield part
+
+
+def sse() -> list[bytes]:
+    def event(**fields: Any) -> bytes:
+        chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", **fields}
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+    delta = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    return [
+        *[event(choices=[delta], usage=None) for _ in range(CHUNKS)],
+        event(choices=[last], usage=None),
+        event(choices=[], usage=CHAT["usage"]),
+        b"data: [DONE]\n\n",
+    ]
+
+
+def transport(delay: float = 0.0) -> Any:
+    whole, parts = [json.dumps(CHAT).encode()], sse()
+
+    def reply(request: Any) -> Any:
+        streamed = b'"stream":true' in request.content.replace(b" ", b"")[-4_000:]
+        kind = "text/event-stream" if streamed else "application/json"
+        return HTTP.Response(200, headers={"content-type": kind}, stream=Body(parts if streamed else whole))
+
+    class Slow(HTTP.AsyncBaseTransport):  # type: ignore[misc,name-defined]
+        async def handle_async_request(self, request: Any) -> Any:
+            await asyncio.sleep(delay)
+            return reply(request)
+
+    return Slow() if delay else HTTP.MockTransport(reply)
+
+
+def client() -> openai.OpenAI:
+    http = HTTP.Client(transport=transport())
+    return openai.OpenAI(api_key="x", base_url="http://loopback/v1", http_client=http, max_retries=0)
+
+
+def seconds(work: Callable[[], Any], times: int, clock: Callable[[], float] = time.process_time) -> float:
+    """Return the processor's seconds per call: the wall clock of a shared machine measures its neighbours."""
+    start = clock()
+    for _ in range(times):
+        work()
+    return (clock() - start) / times
+
+
+def interleaved(
+    works: dict[str, Callable[[], Any]],
+    times: int,
+    rounds: int = 9,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    for work in works.values():
+        seconds(work, max(1, times // 5))
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            found[name].append(seconds(work, times, clock))
+    return found
+
+
+def row(what: str, figures: str, bar: str = "") -> None:
+    print(f"  {what:<44} {figures:<56} {bar}", flush=True)
+
+
+def microseconds(value: float) -> str:
+    return f"{value * 1e6:,.0f} us"
+
+
+class Floor:
+    """Two commits that write what any exact store must: a counter, and the hold that comes and goes."""
+
+    def __init__(self, path: str = "floor.db") -> None:
+        self.db = sqlite3.connect(path, isolation_level=None, timeout=60)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute("PRAGMA synchronous=NORMAL")
+        self.db.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")
+        self.db.execute("CREATE TABLE IF NOT EXISTS h (id TEXT PRIMARY KEY, n INTEGER) WITHOUT ROWID")
+        self.db.execute("INSERT OR IGNORE INTO t VALUES (1, 0)")
+
+    def __call__(self) -> None:
+        hold = (os.urandom(16).hex(),)
+        for change in ("INSERT INTO h VALUES (?, 1)", "DELETE FROM h WHERE id = ?"):
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+            self.db.execute(change, hold)
+            self.db.execute("COMMIT")
+
+    def bare(self) -> None:
+        """Two commits of one row: less than any exact store can do."""
+        for _ in range(2):
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+            self.db.execute("COMMIT")
+
+
+def bench_call() -> None:
+    print("\na guarded call, openai SDK over an in-memory transport, SQLite store")
+    plain, floor = client(), Floor()
+    with Guard(Policy.blocking(10**12)) as guard:
+        guarded = guard.wrap(plain)
+        for size, times in ((1_000, 200), (1_000_000, 40)):
+            prompt = [{"role": "user", "content": "a b " * (size // 4)}]
+
+            def call(which: Any, prompt: Any = prompt) -> None:
+                which.chat.completions.create(model="gpt-4o", messages=prompt)
+
+            def with_floor(call: Any = call) -> None:
+                call(plain)
+                floor()
+
+            def with_bare(call: Any = call) -> None:
+                call(plain)
+                floor.bare()
+
+            works = {
+                "plain": lambda c=call: c(plain),
+                "floor": with_floor,
+                "bare": with_bare,
+                "guarded": lambda c=call: c(guarded),
+            }
+            found = interleaved(works, times)
+            added, commits, bare = (
+                statistics.median(one - p for one, p in zip(found[name], found["plain"]))
+                for name in ("guarded", "floor", "bare")
+            )
+            row(
+                f"prompt of {size:,} bytes: added per call",
+                f"{microseconds(added)}; floor {microseconds(commits)}; ratio {added / commits:.2f} "
+                f"(of two one-row commits: {added / bare:.2f})",
+                "bar: below 3",
+            )
+            row("", f"of an unguarded call of {microseconds(statistics.median(found['plain']))}")
+        guard.backend.close()
+
+
+def bench_stream() -> None:
+    print(f"\na stream of {CHUNKS:,} chunks")
+    plain = client()
+    with Guard(Policy.blocking(10**12)) as guard:
+        guarded = guard.wrap(plain)
+
+        def read(which: Any, asked: bool) -> None:
+            more = {"stream_options": {"include_usage": True}} if asked else {}
+            prompt = [{"role": "user", "content": "x"}]
+            for _ in which.chat.completions.create(model="gpt-4o", messages=prompt, stream=True, **more):
+                pass
+
+        found = interleaved(
+            {
+                "plain": lambda: read(plain, True),
+                "again": lambda: read(plain, True),
+                "guarded": lambda: read(guarded, True),
+                "hidden": lambda: read(guarded, False),
+            },
+            3,
+            rounds=15,
+            clock=time.perf_counter,
+        )
+        base = statistics.median(found["plain"])
+        again = sorted(b / a for a, b in zip(found["plain"], found["again"]))
+        noise = (again[-3] - again[2]) / 2
+        for name, what in (
+            ("guarded", "usage asked for by the caller"),
+            ("hidden", "usage asked for by us, and hidden"),
+        ):
+            ratios = [g / p for g, p in zip(found[name], found["plain"])]
+            per_chunk = (statistics.median(found[name]) - base) / CHUNKS
+            row(
+                f"per chunk, {what}",
+                f"{per_chunk * 1e6:+.2f} us on {base / CHUNKS * 1e6:.1f} us; ratio {statistics.median(ratios):.3f} "
+                f"(two unguarded runs differ by up to {noise:.3f})",
+                "bar: noise",
+            )
+        guard.backend.close()
+
+
+def bench_import() -> None:
+    print("\nimport tokencap")
+    code = (
+        "import sys, time; s = time.perf_counter(); import tokencap; t = time.perf_counter() - s;"
+        "print(t, sorted(m for m in ('anthropic', 'openai', 'redis', 'tiktoken', 'httpx') if m in sys.modules))"
+    )
+    outs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(
+            " ", 1
+        )
+        for _ in range(9)
+    ]
+    times = [float(out[0]) for out in outs]
+    row(
+        "time",
+        f"median {statistics.median(times) * 1e3:.1f} ms, least {min(times) * 1e3:.1f} ms",
+        "bar: below 30 ms",
+    )
+    row("SDKs loaded", outs[0][1].strip())
+
+
+@contextmanager
+def redis_server() -> Iterator[str | None]:
+    """A real server from the wheel that the dev extra brings, or REDIS_URL."""
+    if os.environ.get("REDIS_URL"):
+        yield os.environ["REDIS_URL"]
+        return
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    try:
+        from backends.redis_servers import shared_server
+
+        server = shared_server()
+    except BaseException as error:
+        print(f"  no Redis server here ({error}); its figures are left out")
+        yield None
+        return
+    yield server.url
+
+
+def verbs(backend: Any, calls: int, key: BudgetKey) -> list[float]:
+    holds = [Hold(key, 10**12, 1.0, 100, 100)]
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        grant = backend.reserve(os.urandom(16).hex(), holds, 10, 60.0)
+        backend.settle(grant.reservation, 7, ())
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def open_store(kind: str, url: str | None) -> Any:
+    if kind == "sqlite":
+        return SQLiteBackend("stores.db")
+    from tokencap.backends.redis import RedisBackend
+
+    return RedisBackend(url, prefix="bench")
+
+
+def floor_of(kind: str, url: str | None) -> Callable[[], Any]:
+    if kind == "sqlite":
+        return Floor("stores-floor.db")
+    import redis
+
+    connection = redis.Redis.from_url(url or "")
+    sha = connection.script_load("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+
+    def twice() -> None:
+        connection.evalsha(sha, 1, "floor", 1)
+        connection.evalsha(sha, 1, "floor", 1)
+
+    return twice
+
+
+def fleet_member(kind: str, url: str | None, seconds_long: float, guarded: bool, pipe: Any) -> None:
+    end = time.perf_counter() + seconds_long
+    times: list[float] = []
+    if guarded:
+        backend = open_store(kind, url)
+        verbs(backend, 50, BudgetKey("bench", "warm"))
+        while time.perf_counter() < end:
+            times += verbs(backend, 50, BudgetKey("bench", "shared"))
+        backend.close()
+    else:
+        floor = floor_of(kind, url)
+        while time.perf_counter() < end:
+            for _ in range(50):
+                start = time.perf_counter()
+                try:
+                    floor()
+                except sqlite3.OperationalError:
+                    continue
+                times.append(time.perf_counter() - start)
+    pipe.send(times)
+
+
+def bench_stores() -> None:
+    with redis_server() as url:
+        for kind, bar in (("sqlite", "bar: at most 2"), ("redis", "bar: at most 1.5")):
+            if kind == "redis" and url is None:
+                continue
+            print(f"\n{kind}: reserve + settle beside its floor")
+            backend, floor = open_store(kind, url), floor_of(kind, url)
+            clock = time.perf_counter if kind == "redis" else time.process_time
+            key = BudgetKey("bench", "alone")
+            found = interleaved(
+                {"floor": floor, "guarded": lambda b=backend, k=key: verbs(b, 1, k)}, 500, clock=clock
+            )
+            ratios = [g / f for g, f in zip(found["guarded"], found["floor"])]
+            row(
+                "one process",
+                f"{microseconds(statistics.median(found['guarded']))} on {microseconds(statistics.median(found['floor']))};"
+                f" ratio {statistics.median(ratios):.2f}",
+                bar,
+            )
+            backend.close()
+            spawn = multiprocessing.get_context("spawn")
+            for count in (1, 2, 4, 8):
+                figures = []
+                for guarded in (False, True):
+                    pipes, workers = [], []
+                    for _ in range(count):
+                        ours, theirs = spawn.Pipe()
+                        worker = spawn.Process(target=fleet_member, args=(kind, url, 2.0, guarded, theirs))
+                        worker.start()
+                        pipes.append(ours)
+                        workers.append(worker)
+                    times = sorted(one for pipe in pipes for one in pipe.recv())
+                    for worker in workers:
+                        worker.join()
+                    p99 = times[int(len(times) * 0.99)] if times else float("nan")
+                    figures.append(f"{len(times) / 2:,.0f}/s, p99 {p99 * 1e3:.2f} ms")
+                row(f"{count} processes on one budget", f"{figures[1]}   (floor {figures[0]})")
+
+
+async def throughput(which: Any, calls: int) -> float:
+    prompt = [{"role": "user", "content": "hello"}]
+
+    async def worker() -> None:
+        for _ in range(calls // 200):
+            await which.chat.completions.create(model="gpt-4o", messages=prompt)
+
+    start = time.perf_counter()
+    await asyncio.gather(*[worker() for _ in range(200)])
+    return calls / (time.perf_counter() - start)
+
+
+def bench_async() -> None:
+    print("\n200 concurrent async calls against a provider that takes 50 ms")
+
+    async def main(backend: Any) -> list[tuple[float, float]]:
+        http = HTTP.AsyncClient(transport=transport(delay=0.05))
+        plain = openai.AsyncOpenAI(
+            api_key="x", base_url="http://loopback/v1", http_client=http, max_retries=0
+        )
+        guard = Guard(Policy.blocking(10**12), backend=backend)
+        guarded = guard.wrap(plain)
+        await throughput(plain, 200)
+        await throughput(guarded, 200)
+        found = [(await throughput(plain, 1_000), await throughput(guarded, 1_000)) for _ in range(7)]
+        await backend.as_async().aclose()
+        await plain.close()
+        guard.teardown()
+        return found
+
+    with redis_server() as url:
+        for kind in ("sqlite", "redis"):
+            if kind == "redis" and url is None:
+                continue
+            backend = open_store(kind, url)
+            found = asyncio.run(main(backend))
+            backend.close()
+            share = statistics.median(g / p for p, g in found)
+            row(
+                kind,
+                f"{statistics.median(g for _, g in found):,.0f} calls/s of {statistics.median(p for p, _ in found):,.0f} "
+                f"unguarded; {share:.1%}",
+                "bar: at least 90 %",
+            )
+
+
+async def worst_stall(backend: Any, calls: int, trouble: Callable[[], Any]) -> float:
+    guard = Guard(Policy.blocking(10**12), backend=backend)
+    http = HTTP.AsyncClient(transport=transport(delay=0.001))
+    plain = openai.AsyncOpenAI(api_key="x", base_url="http://loopback/v1", http_client=http, max_retries=0)
+    guarded = guard.wrap(plain)
+    prompt = [{"role": "user", "content": "hello"}]
+    await guarded.chat.completions.create(model="gpt-4o", messages=prompt)
+    worst, running = 0.0, True
+
+    async def heart() -> None:
+        nonlocal worst
+        while running:
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            worst = max(worst, time.perf_counter() - start - 0.001)
+
+    async def spend() -> None:
+        for _ in range(calls):
+            await guarded.chat.completions.create(model="gpt-4o", messages=prompt)
+
+    beating = asyncio.ensure_future(heart())
+    await asyncio.sleep(0.05)
+    thread = threading.Thread(target=trouble)
+    thread.start()
+    await asyncio.sleep(0.02)
+    await asyncio.gather(*[spend() for _ in range(4)])
+    running = False
+    await beating
+    thread.join()
+    await backend.as_async().aclose()
+    await plain.close()
+    guard.teardown()
+    return worst
+
+
+def lock_file(path: str, held: Any) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    held.set()
+    time.sleep(0.5)
+    other.execute("ROLLBACK")
+
+
+def bench_stall() -> None:
+    print("\nworst stall of the event loop while calls are made")
+    spawn = multiprocessing.get_context("spawn")
+
+    def lock() -> None:
+        held = spawn.Event()
+        worker = spawn.Process(target=lock_file, args=("stores.db", held))
+        worker.start()
+        worker.join()
+
+    for what, trouble in (
+        ("nothing in the way", lambda: None),
+        ("another process holds the SQLite lock 500 ms", lock),
+    ):
+        backend = SQLiteBackend("stores.db")
+        stalls = [asyncio.run(worst_stall(backend, 150, trouble)) for _ in range(3)]
+        backend.close()
+        row(
+            f"sqlite, {what}",
+            f"{statistics.median(stalls) * 1e3:.1f} ms (of {len(stalls)} runs)",
+            "bar: below 20 ms",
+        )
+    with redis_server() as url:
+        if url is None:
+            return
+        import redis
+
+        def pause() -> None:
+            connection = redis.Redis.from_url(url)
+            connection.execute_command("CLIENT", "PAUSE", "500", "ALL")
+            connection.close()
+
+        for what, trouble in (("nothing in the way", lambda: None), ("the server pauses 500 ms", pause)):
+            backend = open_store("redis", url)
+            stalls = [asyncio.run(worst_stall(backend, 50, trouble)) for _ in range(3)]
+            backend.close()
+            row(
+                f"redis, {what}",
+                f"{statistics.median(stalls) * 1e3:.1f} ms (of {len(stalls)} runs)",
+                "bar: below 20 ms",
+            )
+
+
+PARTS = {
+    "call": bench_call,
+    "stream": bench_stream,
+    "import": bench_import,
+    "stores": bench_stores,
+    "async": bench_async,
+    "stall": bench_stall,
+}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        print(f"no such part: {', '.join(unknown)}; there is {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    print(
+        f"tokencap {tokencap.__version__}, Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}, ",
+        end="",
+    )
+    print(f"openai {openai.__version__}, {os.cpu_count()} processors")
+    with tempfile.TemporaryDirectory() as folder:
+        here = os.getcwd()
+        os.chdir(folder)
+        try:
+            for name in names or PARTS:
+                PARTS[name]()
+        finally:
+            os.chdir(here)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,206 @@
+"""Whether a call may be made: what it asks of its budgets, and what becomes of a refusal.
+
+Cheap first: a bound of the prompt that costs microseconds. Only a call that the bound cannot clear of
+every threshold has its prompt counted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from . import _actions
+from ._flow import Flow, Step
+from ._plan import Ask, may_decide, refusal
+from ._waiting import POLL_SECONDS, inside_open_call
+from .budget import BudgetState, CheckResult, Grant, Reservation, share_floor
+from .errors import BudgetExceededError
+from .policy import ActionKind
+
+if TYPE_CHECKING:
+    from ._session import CallSession
+
+__all__ = ["Admission", "admit"]
+
+_LEAST_OUTPUT = 256
+
+
+class Admission(NamedTuple):
+    """A call that may be made."""
+
+    reservation: Reservation
+    states: tuple[BudgetState, ...]
+    estimate: int
+    """Tokens of the prompt, as far as they were worth finding out."""
+    bound: int
+    """Tokens the prompt cannot pass, as far as is known."""
+    output_cap: int | None
+    """The cap the provider has to enforce, per choice; None where none was agreed on."""
+
+
+class _Output(NamedTuple):
+    """What a strict budget needs to know of a call's output, in tokens per choice."""
+
+    choices: int
+    cap: int
+    least: int
+    ratio: float
+    """How far this model has gone over its cap so far; 1.0 for a provider that keeps to it."""
+
+    def of(self, cap: int) -> int:
+        """Return what to hold for outputs of this cap."""
+        return self.choices * math.ceil(cap * self.ratio)
+
+
+def admit(session: CallSession) -> Flow[Admission]:
+    """Reserve for a call; raise `BudgetExceededError` when it is refused."""
+    if session.runtime.keeper.work:
+        yield from session.runtime.keeper.drain()
+    runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
+    size = dialect.size(body)
+    history = dialect.history(body) if dialect.history_fields else None
+    past = runtime.history_size(history)
+    stated = dialect.output_cap(body)
+    expected = runtime.expected_output(session.model, stated)
+    if expected:
+        expected *= dialect.choices(body)
+    bid = _Bid(session, size.bound + past, min(size.guess, size.bound) + past, expected, past)
+    if runtime.plan.strict:
+        reason = dialect.unbounded(body)
+        if history is not None and not past:
+            reason = f"the history {history!r}, which this Guard has not seen"
+        if reason is not None:
+            yield from _refuse_unbounded(session, bid.bound, reason)
+        prompt_ratio, output_ratio = runtime.overruns(session.model)
+        bid.bound = bid.need = math.ceil(bid.bound * prompt_ratio)
+        bid.output = _output_of(session, stated, output_ratio)
+    if runtime.queue.waiting and not inside_open_call():
+        # Whoever waits already goes first.
+        return (yield from _in_turn(session, bid))
+    answer = yield from bid.offer()
+    if isinstance(answer, Admission):
+        return answer
+    if answer.contended and runtime.wait and not inside_open_call():
+        return (yield from _in_turn(session, bid))
+    return (yield from _refuse(session, answer))
+
+
+class _Bid:
+    """What one call offers to its budgets, and how often it has to."""
+
+    def __init__(self, session: CallSession, bound: int, estimate: int, expected: int, past: int) -> None:
+        self.session = session
+        self.bound = bound
+        self.estimate = estimate
+        self.need = bound
+        """The bound until the prompt has been counted, then the count."""
+        self.output: _Output | None = None
+        self._expected = expected
+        self._past = past
+
+    def _ask(self) -> Ask:
+        amount, output = self.estimate + self._expected, self.output
+        if output is None:
+            return Ask(self.need, amount)
+        least, most = self.bound + output.of(output.least), self.bound + output.of(output.cap)
+        return Ask(self.need, amount, least, max(least, most))
+
+    def offer(self) -> Flow[Admission | CheckResult]:
+        """Try to reserve, first by the bound; return what came of it."""
+        session, runtime, plan = self.session, self.session.runtime, self.session.runtime.plan
+        grant: Grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate)
+        if self.need == self.bound and self._undecided(grant):
+            counted = yield from session.count(self._past)
+            self.need = self.estimate = min(self.bound, counted or self.estimate)
+            if grant.reservation is None and self.need < self.bound:
+                grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate)
+        if grant.reservation is not None:
+            return Admission(grant.reservation, grant.states, self.estimate, self.bound, self._agreed(grant))
+        output = self.output
+        need = self.estimate if output is None else self.bound + output.of(output.least)
+        return refusal(plan, grant, self._ask(), need)
+
+    def _undecided(self, grant: Grant) -> bool:
+        """Return whether a count of the prompt may change what happens to the call."""
+        plan = self.session.runtime.plan
+        if grant.reservation is not None:
+            return may_decide(plan, grant.states, self.bound)
+        # No count is small enough for a budget that is used up, and it would cost a round trip.
+        states = {state.key: state for state in grant.states}
+        return all(
+            states[budget.key].used < share_floor(states[budget.key].limit, budget.block_at or 1.0)
+            for budget in map(plan.budget_of, grant.refused)
+        ) and not all(plan.budget_of(key).strict for key in grant.refused)
+
+    def _agreed(self, grant: Grant) -> int | None:
+        """Return the output cap that what was granted pays for."""
+        output = self.output
+        if output is None or grant.reservation is None:
+            return None
+        budgets = self.session.runtime.plan.budgets
+        held = min(hold.amount for hold, budget in zip(grant.reservation.holds, budgets) if budget.strict)
+        room = (held - self.bound) // output.choices
+        return min(output.cap, math.floor(room / output.ratio))
+
+
+def _in_turn(session: CallSession, bid: _Bid) -> Flow[Admission]:
+    """Wait for the holds of other calls, first come, first served, for at most `wait` seconds."""
+    queue = session.runtime.queue
+    deadline = time.monotonic() + session.runtime.wait
+    ticket = queue.join()
+    try:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0 or queue.is_first(ticket):
+                answer = yield from bid.offer()
+                if isinstance(answer, Admission):
+                    return answer
+                if left <= 0 or not answer.contended:
+                    yield from _refuse(session, answer)
+            pause = min(left, POLL_SECONDS) if queue.is_first(ticket) else left
+            yield Step(ticket.sleep, ticket.asleep, (pause,), cancellable=True)
+    finally:
+        queue.leave(ticket)
+
+
+def _output_of(session: CallSession, stated: int | None, ratio: float) -> _Output:
+    """Return the cap of a call under a strict budget, and the least it may be clamped to."""
+    runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
+    cap = runtime.max_output_tokens if stated is None else stated
+    if not dialect.cap_fields:
+        return _Output(dialect.choices(body), cap, cap, ratio)
+    if runtime.min_output_tokens is not None:
+        least = runtime.min_output_tokens
+    else:
+        mean = runtime.expected_output(session.model, None)
+        least = -(-cap // 2)
+        if mean:
+            least = min(least, max(_LEAST_OUTPUT, 2 * mean))
+    least = min(cap, max(least, dialect.least_output(body)))
+    return _Output(dialect.choices(body), cap, least, ratio)
+
+
+def _refuse(session: CallSession, check: CheckResult) -> Flow[NoReturn]:
+    runtime = session.runtime
+    for dimension in check.violated:
+        runtime.note_fired(ActionKind.BLOCK, dimension)
+    session.note_blocked()
+    if not check.contended:
+        yield from _actions.fire_refused(runtime, check)
+    raise BudgetExceededError(check)
+
+
+def _refuse_unbounded(session: CallSession, bound: int, reason: str) -> Flow[NoReturn]:
+    runtime = session.runtime
+    states = yield from runtime.states()
+    session.note_blocked()
+    raise BudgetExceededError(
+        CheckResult(
+            allowed=False,
+            states={state.key.dimension: state for state in states},
+            violated=[budget.key.dimension for budget in runtime.plan.budgets if budget.strict],
+            need=bound,
+            reason=f"a strict budget cannot bound {reason}",
+        )
+    )

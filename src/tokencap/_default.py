@@ -1,0 +1,302 @@
+"""The process-wide Guard, and the functions over it."""
+
+# A subclass (Azure) is listed before its base to keep its own type.
+# mypy: disable-error-code="overload-overlap"
+# pyright: reportOverlappingOverload=false
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from .backends.protocol import Backend
+from .clients.family import family_of
+from .clients.patching import Patch
+from .errors import ConfigurationError
+from .guard import Guard
+from .policy import Policy, Provider
+from .status import StatusResponse
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+
+    from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
+
+__all__ = ["get_status", "init", "patch", "teardown", "unpatch", "wrap"]
+
+log = logging.getLogger("tokencap")
+
+C = TypeVar("C")
+
+
+class _Process:
+    """What is process-wide: one Guard, and one patch of the SDKs."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.guard: Guard | None = None
+        self.taken = False
+        """True once wrap() or patch() has taken the Guard up."""
+        self.quiet = False
+        self.patch: Patch | None = None
+
+    def current(self) -> Guard:
+        """Return the Guard of the moment for clients made under patch()."""
+        if self.guard is None or self.guard.closed:
+            raise ConfigurationError(
+                "this client was made under tokencap.patch() and there is no active Guard any more; "
+                "it makes no unguarded calls. Call tokencap.init(...) for a new Guard, or "
+                "tokencap.unpatch() to let it spend freely"
+            )
+        return self.guard
+
+    def take(self, limit: int | None, policy: Policy | None, strict: bool, wait: float, caller: str) -> Guard:
+        """Return the Guard for a call of wrap() or patch(), made from its arguments if there is none."""
+        asked = _policy(limit, policy, strict)
+        if self.guard is None or self.guard.closed:
+            self.guard, self.taken, self.quiet = Guard(asked, wait=wait), False, False
+        elif self.taken or limit is not None or policy is not None:
+            log.warning(
+                "%s: a Guard is active and is used as it is; limit=, policy= and the like are ignored here. "
+                "Call tokencap.teardown() first to start a fresh session",
+                caller,
+            )
+        return self.guard
+
+    def announce(self, lines: list[str], quiet: bool) -> None:
+        """Print the start-up lines, the first time a Guard is taken up."""
+        if not (self.taken or self.quiet or quiet):
+            text = "\n".join(lines)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            # Neither a terminal of few letters nor a closed one is a reason not to guard a client.
+            with contextlib.suppress(OSError, ValueError):
+                print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201
+        self.taken = True
+
+
+_process = _Process()
+
+
+def _policy(limit: int | None, policy: Policy | None, strict: bool = False) -> Policy:
+    if limit is not None and policy is not None:
+        raise ConfigurationError("limit= and policy= are mutually exclusive: put the limit into the policy")
+    if strict and limit is None:
+        raise ConfigurationError(
+            "strict=True goes with limit=; in a policy, say DimensionPolicy(strict=True)"
+        )
+    if limit is not None:
+        return Policy.blocking(limit, strict)
+    if policy is None:
+        return Policy.tracking()
+    if not isinstance(policy, Policy):
+        raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
+    return policy
+
+
+@overload
+def wrap(
+    client: anthropic.Anthropic, *, policy: Policy, quiet: bool = ..., wait: float = ...
+) -> GuardedAnthropic: ...
+@overload
+def wrap(
+    client: anthropic.Anthropic,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> GuardedAnthropic: ...
+@overload
+def wrap(
+    client: anthropic.AsyncAnthropic, *, policy: Policy, quiet: bool = ..., wait: float = ...
+) -> GuardedAsyncAnthropic: ...
+@overload
+def wrap(
+    client: anthropic.AsyncAnthropic,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> GuardedAsyncAnthropic: ...
+@overload
+def wrap(
+    client: openai.AzureOpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...
+) -> openai.AzureOpenAI: ...
+@overload
+def wrap(
+    client: openai.AzureOpenAI,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> openai.AzureOpenAI: ...
+@overload
+def wrap(
+    client: openai.AsyncAzureOpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...
+) -> openai.AsyncAzureOpenAI: ...
+@overload
+def wrap(
+    client: openai.AsyncAzureOpenAI,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> openai.AsyncAzureOpenAI: ...
+@overload
+def wrap(client: openai.OpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...) -> GuardedOpenAI: ...
+@overload
+def wrap(
+    client: openai.OpenAI,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> GuardedOpenAI: ...
+@overload
+def wrap(
+    client: openai.AsyncOpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...
+) -> GuardedAsyncOpenAI: ...
+@overload
+def wrap(
+    client: openai.AsyncOpenAI,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> GuardedAsyncOpenAI: ...
+@overload
+def wrap(client: C, *, policy: Policy, quiet: bool = ..., wait: float = ...) -> C: ...
+@overload
+def wrap(
+    client: C,
+    limit: int | None = ...,
+    policy: None = ...,
+    quiet: bool = ...,
+    *,
+    strict: bool = ...,
+    wait: float = ...,
+) -> C: ...
+def wrap(
+    client: Any,
+    limit: int | None = None,
+    policy: Policy | None = None,
+    quiet: bool = False,
+    *,
+    strict: bool = False,
+    wait: float = 0.0,
+) -> Any:
+    """Return a guarded copy of an Anthropic or OpenAI client, sync or async.
+
+    `limit` (tokens) is short for a policy that blocks at 100 %; without both, tokens are only counted.
+    `strict` makes it a limit that is never passed; `wait` is for how many seconds a call waits for the
+    holds of others before it is refused.
+    The copy is of the same class and has `get_status()`. The process-wide Guard is made at the first
+    call and reused by later ones, with a warning, until `teardown()`. Raises `ConfigurationError`.
+    """
+    with _process.lock:
+        family_of(client)
+        guard = _process.take(limit, policy, strict, wait, "tokencap.wrap()")
+        _process.announce(guard.startup_lines(), quiet)
+        return guard.wrap(client)
+
+
+def init(
+    policy: Policy | None = None,
+    identifiers: Mapping[str, str] | None = None,
+    backend: Backend | None = None,
+    otel_enabled: bool = True,
+    quiet: bool = False,
+    *,
+    wait: float = 0.0,
+    on_backend_error: str = "block",
+) -> Guard:
+    """Configure the process-wide Guard before `wrap()` or `patch()` takes it up, and return it.
+
+    Raises `ConfigurationError` when one is active already.
+    """
+    with _process.lock:
+        if _process.guard is not None and not _process.guard.closed:
+            raise ConfigurationError("a Guard is active already; call tokencap.teardown() before init()")
+        _process.guard = Guard(
+            _policy(None, policy),
+            identifiers,
+            backend,
+            otel_enabled,
+            wait=wait,
+            on_backend_error=on_backend_error,
+        )
+        _process.taken, _process.quiet = False, quiet
+        return _process.guard
+
+
+def patch(
+    limit: int | None = None,
+    policy: Policy | None = None,
+    quiet: bool = False,
+    providers: Iterable[Provider | str] | None = None,
+    *,
+    strict: bool = False,
+    wait: float = 0.0,
+) -> None:
+    """Guard every SDK client that is made from now on, in this process, until `unpatch()`.
+
+    `providers` defaults to every supported SDK that is installed. For applications, not for libraries.
+    Raises `ConfigurationError` when the SDKs are patched already or are not installed.
+    """
+    with _process.lock:
+        if _process.patch is not None:
+            raise ConfigurationError("patch() is active already; call tokencap.unpatch() first")
+        _policy(limit, policy, strict)
+        prepared = Patch.prepare(providers, _process.current)
+        guard = _process.take(limit, policy, strict, wait, "tokencap.patch()")
+        prepared.apply()
+        _process.patch = prepared
+        names = " + ".join(family.provider.value for family in prepared.families)
+        _process.announce(
+            [f"[tokencap] patched: {names}", *(f"           {line}" for line in guard.budget_lines())], quiet
+        )
+
+
+def unpatch() -> None:
+    """Reverse `patch()`: clients made from now on, and those made under it, are plain. Idempotent."""
+    with _process.lock:
+        if _process.patch is not None:
+            _process.patch.revert()
+            _process.patch = None
+
+
+def get_status() -> StatusResponse:
+    """Return the status of the process-wide Guard. Raises `ConfigurationError` when there is none."""
+    guard = _process.guard
+    if guard is None or guard.closed:
+        raise ConfigurationError("no Guard is active; call tokencap.wrap(), patch() or init() first")
+    return guard.get_status()
+
+
+def teardown() -> None:
+    """Close the process-wide Guard and its backend. Its clients refuse to spend from now on. Idempotent."""
+    with _process.lock:
+        guard, _process.guard = _process.guard, None
+        _process.taken = _process.quiet = False
+    # Not under the lock: it waits for callbacks and deliveries, which may call this module.
+    if guard is not None:
+        try:
+            guard.teardown()
+        finally:
+            guard.backend.close()

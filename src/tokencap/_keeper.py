@@ -1,0 +1,178 @@
+"""What goes on beside the calls: leases renewed, dropped streams settled, failed settlements tried again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ._flow import Flow, run
+from .budget import Mark, Reservation
+from .errors import BackendError
+
+if TYPE_CHECKING:
+    from ._runtime import Runtime
+    from ._session import CallSession
+
+__all__ = ["Keeper"]
+
+log = logging.getLogger("tokencap.keeper")
+
+_RETRY_SECONDS = 1.0
+_DISOWNED = 10_000
+_JOIN_SECONDS = 5.0
+_GRACE_SECONDS = 0.05
+"""How long a dropped stream is left for the thread that dropped it, whose next step settles it in order."""
+
+
+class Keeper:
+    """The open calls of one Guard in this process, and one daemon thread that looks after them.
+
+    Finalizers hand their sessions over with `drop`, which takes no lock: the garbage collector may run
+    them in a thread that holds any lock, ours included.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._live: dict[str, CallSession] = {}
+        self._dropped: deque[CallSession] = deque()
+        self._kept: deque[tuple[Reservation, int, tuple[Mark, ...]]] = deque()
+        self._disowned: deque[tuple[float, str]] = deque(maxlen=_DISOWNED)
+        self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def watch(self, session: CallSession) -> None:
+        """Renew this call's lease until it is forgotten."""
+        if self._pid != os.getpid():
+            self._reset()  # after a fork the parent's calls are the parent's
+        self._live[session.id] = session
+        if self._thread is None:
+            self._start()
+
+    def forget(self, session: CallSession) -> None:
+        """Stop: the call has ended."""
+        self._live.pop(session.id, None)
+
+    def drop(self, session: CallSession) -> None:
+        """Settle a call whose stream was dropped, soon and elsewhere. Safe in a finalizer."""
+        self._dropped.append(session)
+        self._bell.put(True)
+
+    def keep(self, reservation: Reservation, tokens: int, marks: tuple[Mark, ...]) -> None:
+        """Try a settlement again until the store takes it."""
+        log.error("a settlement of %d tokens failed and is kept; it is tried again every second", tokens)
+        self._kept.append((reservation, tokens, marks))
+        if self._thread is None:
+            self._start()
+        self._bell.put(True)
+
+    def disown(self, id: str) -> None:
+        """Release a reservation that may have been made though the store's answer was an error."""
+        self._disowned.append((time.monotonic() + self._runtime.lease, id))
+
+    @property
+    def kept(self) -> int:
+        """How many settlements wait for the store."""
+        return len(self._kept)
+
+    @property
+    def work(self) -> bool:
+        """True when `drain` has something to do."""
+        return bool(self._dropped or self._kept or self._disowned) and self._pid == os.getpid()
+
+    def drain(self) -> Flow[None]:
+        """Settle what was dropped or kept. Raises `BackendError` while the store fails."""
+        from ._session import Ending
+
+        while self._dropped:
+            try:
+                session = self._dropped.popleft()
+            except IndexError:
+                break
+            yield from session.settle(Ending.CUT)
+        while self._disowned:
+            try:
+                until, lost = self._disowned.popleft()
+            except IndexError:
+                break
+            if until < time.monotonic():
+                continue  # it has expired by itself
+            try:
+                yield self._runtime.settle(self._runtime.plan.unreserved(lost), 0, ())
+            except BaseException:
+                self._disowned.appendleft((until, lost))
+                raise
+        for _ in range(len(self._kept)):
+            try:
+                reservation, tokens, marks = self._kept.popleft()
+            except IndexError:
+                break
+            try:
+                yield from self._runtime.settle_kept(reservation, tokens, marks)
+            except BaseException:
+                self._kept.appendleft((reservation, tokens, marks))
+                raise
+
+    def close(self) -> None:
+        """End every call still open at what is known of it, and the thread."""
+        if self._pid != os.getpid():
+            return
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._bell.put(False)
+            if thread is not threading.current_thread():
+                thread.join(timeout=_JOIN_SECONDS)
+        from ._session import Ending
+
+        for session in list(self._live.values()):
+            run(session.settle(Ending.CUT, final=True))
+        try:
+            run(self.drain())
+        except BackendError:
+            log.exception(
+                "%d settlements could not be stored and are lost with this process", len(self._kept)
+            )
+
+    def _start(self) -> None:
+        # Two first calls at once must not make two threads, of which `close` would end but one.
+        with self._starting:
+            if self._thread is not None:
+                return
+            thread = threading.Thread(target=self._work, name="tokencap-keeper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the interpreter is going down: `close` settles
+            self._thread = thread
+
+    def _work(self) -> None:
+        interval = self._runtime.lease / 3
+        renew_at = time.monotonic() + interval
+        while True:
+            pause = _RETRY_SECONDS if self._kept or self._disowned else max(0.0, renew_at - time.monotonic())
+            try:
+                if not self._bell.get(timeout=pause):
+                    return
+                if self._dropped:
+                    time.sleep(_GRACE_SECONDS)
+            except queue.Empty:
+                pass
+            try:
+                run(self.drain())
+                if time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + interval
+                    if self._live:
+                        self._runtime.renew(list(self._live))
+            except BackendError as error:
+                log.warning("the store cannot be reached: %s", error)
+            except Exception:
+                log.exception("unexpected; the keeper goes on")

@@ -1,0 +1,187 @@
+"""What the calls of one Guard share: plan, store, keeper, hooks, and what was learned of models."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from ._flow import Flow, Step
+from ._keeper import Keeper
+from ._waiting import Queue
+from ._webhooks import Webhooks
+from .budget import BudgetState, Hold, Mark, Reservation, Settlement
+from .policy import ActionKind
+from .telemetry.record import CallHook, CallRecord
+from .usage import TokenUsage
+
+if TYPE_CHECKING:
+    from ._plan import Degrade, Plan
+    from ._session import CallSession
+    from .backends.protocol import Backend
+    from .telemetry.otel import Metrics
+
+__all__ = ["Runtime"]
+
+log = logging.getLogger("tokencap.calls")
+
+_REMEMBERED = 10_000
+
+
+class Runtime:
+    """The working parts of a Guard. Its verbs are flows over the store, in both forms."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        backend: Backend,
+        metrics: Metrics | None,
+        *,
+        lease: float = 60.0,
+        wait: float = 0.0,
+        on_backend_error: str = "block",
+        max_output_tokens: int = 4_096,
+        min_output_tokens: int | None = None,
+    ) -> None:
+        self.plan = plan
+        self.backend = backend
+        self.lease = lease
+        """Seconds after which the hold of a dead process expires."""
+        self.wait = wait
+        """Seconds a call waits for the holds of others."""
+        self.on_backend_error = on_backend_error
+        self.max_output_tokens = max_output_tokens
+        self.min_output_tokens = min_output_tokens
+        self.queue = Queue()
+        self.async_backend = backend.as_async()
+        self.keeper = Keeper(self)
+        self.webhooks = Webhooks()
+        self.hooks: list[CallHook] = []
+        self.pending: dict[str, CallSession] = {}
+        """Calls whose reply was a ticket, by the provider's id of it."""
+        self._metrics = metrics
+        self._outputs: dict[str, tuple[int, int]] = {}
+        self._histories: OrderedDict[str, int] = OrderedDict()
+        self._overruns: dict[str, tuple[float, float]] = {}
+        self._warned: set[str] = set()
+
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int) -> Step:
+        """Return the step that is `Backend.reserve`; it is answered with a `Grant`."""
+        return Step(self.backend.reserve, self.async_backend.reserve, (id, holds, charge, self.lease))
+
+    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark]) -> Step:
+        """Return the step that is `Backend.settle`; it is answered with a `Settlement`."""
+        return Step(self.backend.settle, self.async_backend.settle, (reservation, tokens, marks))
+
+    def settle_kept(self, reservation: Reservation, tokens: int, marks: Sequence[Mark]) -> Flow[None]:
+        """Settle what could not be settled when its call ended, and fire what is due."""
+        from ._actions import fire_passed
+
+        settlement: Settlement = yield self.settle(reservation, tokens, marks)
+        yield from fire_passed(self, settlement)
+
+    def pass_marks(self, marks: Sequence[Mark]) -> Flow[tuple[Mark, ...]]:
+        """`Backend.pass_marks`."""
+        passed: tuple[Mark, ...] = yield Step(
+            self.backend.pass_marks, self.async_backend.pass_marks, (marks,)
+        )
+        return passed
+
+    def states(self) -> Flow[tuple[BudgetState, ...]]:
+        """`Backend.get_states` of every budget, after whatever is still to be settled."""
+        if self.keeper.work:
+            yield from self.keeper.drain()
+        keys = [(budget.key, budget.limit) for budget in self.plan.budgets]
+        states: tuple[BudgetState, ...] = yield Step(
+            self.backend.get_states, self.async_backend.get_states, (keys,)
+        )
+        return states
+
+    def renew(self, ids: Collection[str]) -> None:
+        """`Backend.renew`."""
+        for lost in self.backend.renew(ids, self.lease):
+            self.warn_once(f"reservation {lost} was no longer held; the call goes on and is settled in full")
+
+    def expected_output(self, model: str, cap: int | None) -> int:
+        """Return the mean output seen so far for this model, at most `cap`; 0 when none was seen."""
+        calls, tokens = self._outputs.get(model, (0, 0))
+        mean = -(-tokens // calls) if calls else 0
+        return mean if cap is None else min(mean, cap)
+
+    def history_size(self, name: str | None) -> int:
+        """Return the last known size of a history the provider holds; 0 when it was not seen here."""
+        return self._histories.get(name, 0) if name else 0
+
+    def overruns(self, model: str) -> tuple[float, float]:
+        """Return how far prompts and outputs of this model have gone over what was bounded; 1.0: never."""
+        return self._overruns.get(model, (1.0, 1.0))
+
+    def learn(self, session: CallSession, held: int) -> None:
+        """Remember what a reported usage says about the model and about the history it ends."""
+        usage = session.tally.usage
+        if usage is None:
+            return
+        calls, tokens = self._outputs.get(session.model, (0, 0))
+        self._outputs[session.model] = (calls + 1, tokens + usage.output_tokens)
+        for name in (session.tally.reply_id, session.endpoint.dialect.history(session.body)):
+            if name:
+                self._histories[name] = usage.total
+        if usage.total > held and self.plan.strict:
+            self._learn_overrun(session, usage, held)
+        while len(self._histories) > _REMEMBERED:
+            self._histories.popitem(last=False)
+
+    def _learn_overrun(self, session: CallSession, usage: TokenUsage, held: int) -> None:
+        """Say that a strict hold was passed, and hold more for this model from now on."""
+        prompt, output = self.overruns(session.model)
+        bound = max(1, session.bound)
+        room = max(1, held - bound)
+        self._overruns[session.model] = (
+            max(prompt, prompt * usage.input_tokens / bound),
+            max(output, output * usage.output_tokens / room),
+        )
+        log.error(
+            "strict budget passed: %s took %d tokens (%d in, %d out), held were %d; more is held from now on",
+            session.model,
+            usage.total,
+            usage.input_tokens,
+            usage.output_tokens,
+            held,
+        )
+
+    @property
+    def observed(self) -> bool:
+        """True when somebody wants the records of calls."""
+        return bool(self.hooks) or self._metrics is not None
+
+    def note(self, record: CallRecord) -> None:
+        """Hand the record of an ended call to every hook; what a hook raises is logged."""
+        for hook in self.hooks:
+            try:
+                hook(record)
+            except Exception:
+                log.exception("a call hook failed; the call is not affected")
+        if self._metrics is not None:
+            self._metrics.call_ended(record, self.plan)
+
+    def observe_states(self, states: Sequence[BudgetState]) -> None:
+        """Note the states a settlement left."""
+        if self._metrics is not None:
+            self._metrics.states(states)
+
+    def note_fired(self, kind: ActionKind, dimension: str) -> None:
+        """Note that an action was carried out."""
+        if self._metrics is not None:
+            self._metrics.fired(kind, dimension)
+
+    def note_degraded(self, due: Degrade) -> None:
+        """Note that a call is sent to a cheaper model."""
+        log.debug("degraded to %s", due.model)
+        self.note_fired(ActionKind.DEGRADE, due.budget.key.dimension)
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning the first time it is said."""
+        if message not in self._warned and len(self._warned) < _REMEMBERED:
+            self._warned.add(message)
+            log.warning(message)

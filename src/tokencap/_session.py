@@ -1,0 +1,256 @@
+"""The life of one guarded call: begin, observe, settle or release. Performs no I/O.
+
+`begin` reserves, `observe` notes what comes back, and one of `settle` and `release` ends it. The
+steps that need storage are flows (see `_flow`). Ending is idempotent: the first one wins, so every
+way a stream can end may call it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Callable
+
+from . import _actions
+from ._admission import admit
+from ._flow import Flow, Step
+from ._plan import Degrade, degraded
+from ._waiting import enter
+from .budget import Reservation, Settlement
+from .errors import BackendError
+from .providers import UNLISTED
+from .providers.measure import estimate_text
+from .telemetry.record import CallRecord
+
+if TYPE_CHECKING:
+    from ._runtime import Runtime
+    from .policy import Provider
+    from .providers.dialect import Endpoint
+
+__all__ = ["CallSession", "Ending", "FollowUp"]
+
+log = logging.getLogger("tokencap.calls")
+
+
+class Ending(str, Enum):
+    """How a call ended."""
+
+    OK = "ok"
+    CUT = "cut"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    BLOCKED = "blocked"
+
+
+class CallSession:
+    """One guarded call, from estimate to settlement.
+
+    `exact` returns the step that counts the prompt with the provider's tokenizer; it is asked for only
+    near a threshold.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        provider: Provider,
+        endpoint: Endpoint,
+        body: Mapping[str, Any],
+        exact: Callable[[], Step] | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.provider = provider
+        self.endpoint = endpoint
+        self.body = body
+        self.tally = endpoint.dialect.tally()
+        self.id = os.urandom(16).hex()
+        self.model = str(body.get("model") or "unknown")
+        self.model_asked = self.model
+        self.estimate = 0
+        """Tokens of the prompt, as far as they were worth finding out."""
+        self.bound = 0
+        """Tokens the prompt cannot pass, as far as is known."""
+        self._exact = exact
+        self._reservation: Reservation | None = None
+        self._held = 0
+        self._open: list[int] = []
+        self._started = time.monotonic()
+
+    @property
+    def open(self) -> bool:
+        """True while the call holds something, in the process that made it."""
+        return bool(self._open) and self._open[0] == os.getpid()
+
+    def begin(self) -> Flow[dict[str, Any]]:
+        """Reserve on every key; return the request fields to change.
+
+        Raises `BudgetExceededError` when the call is refused and `BackendError` when the store failed;
+        nothing is held then and nothing may be sent.
+        """
+        if self.endpoint is UNLISTED:
+            # Nothing is known of such a path; it is booked if its reply turns out to report tokens.
+            self._open.append(os.getpid())
+            return {}
+        runtime = self.runtime
+        try:
+            admission = yield from admit(self)
+        except BackendError as error:
+            if runtime.on_backend_error == "block":
+                runtime.keeper.disown(self.id)
+                raise
+            # Not disowned: settling under the same id ends a hold that was made after all.
+            runtime.warn_once(f"the store failed ({error}); calls are made all the same and booked later")
+            self.estimate = self.endpoint.dialect.size(self.body).guess
+            self._reservation = runtime.plan.unreserved(self.id)
+            self._open.append(os.getpid())
+            return {}
+        self.estimate, self.bound = admission.estimate, admission.bound
+        self._reservation = admission.reservation
+        self._held = max([hold.amount for hold in admission.reservation.holds])
+        self._open.append(os.getpid())
+        runtime.keeper.watch(self)
+        if runtime.wait:
+            enter(self)
+        changes = self._degrade(admission.states)
+        cap = admission.output_cap
+        if cap is not None and cap != self.endpoint.dialect.output_cap(self.body):
+            changes.update(self.endpoint.dialect.cap_output(self.body, cap))
+        return changes
+
+    def count(self, past: int) -> Flow[int | None]:
+        """Count the prompt, with `past` tokens of history; None where there is nothing to count with."""
+        if self._exact is None:
+            return None
+        counted: int = yield self._exact()
+        return counted + past
+
+    def note_blocked(self) -> None:
+        """Note that the call was refused."""
+        if self.runtime.observed:
+            self.runtime.note(self._record(Ending.BLOCKED, 0))
+
+    def _degrade(self, states: Any) -> dict[str, Any]:
+        if not (self.runtime.plan.degrades and self.endpoint.generates):
+            return {}
+        due = degraded(self.runtime.plan, states, self.estimate, self.provider, self.model)
+        if isinstance(due, Degrade):
+            self.runtime.note_degraded(due)
+            if due.model != self.model:
+                self.model = due.model
+                return {"model": due.model}
+        elif due is not None:
+            self.runtime.warn_once(due)
+        return {}
+
+    def drop(self) -> None:
+        """Settle soon, in another thread. Safe in a finalizer."""
+        if self.open:
+            self.runtime.keeper.drop(self)
+
+    def settle(self, ending: Ending = Ending.OK, final: bool = False) -> Flow[None]:
+        """Replace the hold by what was observed. A reply without usage is charged an estimate.
+
+        A reply that is only a ticket leaves the call open until a later reply settles it, or `final`.
+        """
+        tally = self.tally
+        if tally.pending and tally.reply_id and not final:
+            self.runtime.pending[tally.reply_id] = self
+            return
+        if tally.usage is not None:
+            # Cumulative, so what was delivered after the report is not in it yet.
+            tokens = tally.usage.total + estimate_text(tally.characters)
+        else:
+            tokens = self.estimate + estimate_text(tally.characters)
+        yield from self._end(ending, tokens)
+
+    def release(self, ending: Ending = Ending.FAILED, billed: bool = False) -> Flow[None]:
+        """End a call that brought no reply: it costs its prompt estimate if it may have been `billed`."""
+        yield from self._end(ending, self.estimate if billed else 0)
+
+    def _end(self, ending: Ending, tokens: int) -> Flow[None]:
+        try:
+            # One atomic step, so that of two endings in two threads one finds it empty.
+            if self._open.pop() != os.getpid():
+                return
+        except IndexError:
+            return
+        runtime, tally = self.runtime, self.tally
+        runtime.keeper.forget(self)
+        runtime.pending.pop(tally.reply_id or "", None)
+        if self.endpoint is UNLISTED:
+            if tally.usage is None:
+                return
+            runtime.warn_once(
+                f"a reply from {self.provider} reported token usage on a path that is not in the table "
+                f"of tokencap; it was counted, but such calls are not blocked beforehand"
+            )
+            self._reservation = runtime.plan.unreserved(self.id)
+        reservation = self._reservation
+        assert reservation is not None
+        marks = runtime.plan.marks if tokens else ()
+        runtime.learn(self, self._held)
+        if runtime.observed:
+            runtime.note(self._record(ending, tokens))
+        try:
+            settlement: Settlement = yield runtime.settle(reservation, tokens, marks)
+        except BackendError:
+            # The reply was paid for and goes to the caller; the settlement is kept and tried again.
+            runtime.keeper.keep(reservation, tokens, marks)
+            return
+        finally:
+            runtime.queue.wake()
+        runtime.observe_states(settlement.states)
+        if settlement.passed:
+            yield from _actions.fire_passed(runtime, settlement)
+
+    def _record(self, ending: Ending, tokens: int) -> CallRecord:
+        return CallRecord(
+            id=self.id,
+            provider=self.provider.value,
+            endpoint=self.endpoint.path,
+            model_asked=self.model_asked,
+            model=self.model,
+            usage=self.tally.usage,
+            tokens=tokens,
+            held=self._held,
+            estimate=self.estimate,
+            estimated=bool(tokens) and (self.tally.usage is None or self.tally.characters > 0),
+            seconds=time.monotonic() - self._started,
+            ending=ending.value,
+        )
+
+
+class FollowUp:
+    """A request that reports on a call begun by an earlier one. It is never charged itself."""
+
+    def __init__(self, session: CallSession, endpoint: Endpoint) -> None:
+        self.runtime = session.runtime
+        self.endpoint = endpoint
+        self.tally = endpoint.dialect.tally()
+        self._session = session
+
+    @property
+    def open(self) -> bool:
+        """As of the call it reports on."""
+        return self._session.open
+
+    def drop(self) -> None:
+        """Leave the call open: this was not its stream."""
+
+    def begin(self) -> Flow[dict[str, Any]]:
+        """Change nothing: the call was admitted when it was begun."""
+        return {}
+        yield
+
+    def settle(self, ending: Ending = Ending.OK, final: bool = False) -> Flow[None]:
+        """Settle the call if this reply says that it has ended."""
+        if self.tally.done and not self.tally.pending:
+            self._session.tally = self.tally
+            yield from self._session.settle(ending, final)
+
+    def release(self, ending: Ending = Ending.FAILED, billed: bool = False) -> Flow[None]:  # noqa: ARG002
+        """Leave the call open: asking for it has failed, not the call."""
+        return
+        yield

@@ -1,0 +1,114 @@
+"""Waiting for the holds of other calls: in order of arrival, woken at once by calls of this process.
+
+Holds of other processes give no sign when they end, so the first in the queue also looks now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._session import CallSession
+
+__all__ = ["POLL_SECONDS", "Queue", "Ticket", "enter", "inside_open_call"]
+
+POLL_SECONDS = 0.05
+
+# A task made while a stream is open inherits it: if it waited for that stream's hold, and the stream's
+# consumer for the task, neither would go on.
+_inside: contextvars.ContextVar[tuple[CallSession, ...]] = contextvars.ContextVar(
+    "tokencap_inside", default=()
+)
+
+
+def enter(session: CallSession) -> None:
+    """Note that what this thread or task does next may be done inside this call."""
+    _inside.set((*(other for other in _inside.get() if other.open), session))
+
+
+def inside_open_call() -> bool:
+    """Return whether this thread or task is inside a call that is still open."""
+    return any(session.open for session in _inside.get())
+
+
+class Ticket:
+    """A place in the queue, and a way to sleep on it in a thread or a task."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until woken, for at most `seconds`."""
+        self._event.wait(seconds)
+        self._event.clear()
+
+    async def asleep(self, seconds: float) -> None:
+        """Sleep until woken, for at most `seconds`, in a task."""
+        if not self._event.is_set():
+            self._loop = asyncio.get_running_loop()
+            self._future = self._loop.create_future()
+            handle = self._loop.call_later(seconds, self._resolve)
+            try:
+                if not self._event.is_set():
+                    await self._future
+            finally:
+                handle.cancel()
+                self._future = None
+        self._event.clear()
+
+    def wake(self) -> None:
+        """End the sleep; callable from any thread."""
+        self._event.set()
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._resolve)
+            except RuntimeError:  # that loop is closed, and its sleeper with it
+                return
+
+    def _resolve(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class Queue:
+    """The calls of one Guard that wait, first come, first served."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tickets: deque[Ticket] = deque()
+
+    def join(self) -> Ticket:
+        """Take the last place."""
+        ticket = Ticket()
+        with self._lock:
+            self._tickets.append(ticket)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give a place up, and let the next one try."""
+        with self._lock:
+            self._tickets.remove(ticket)
+        self.wake()
+
+    def is_first(self, ticket: Ticket) -> bool:
+        """Return whether it is this ticket's turn."""
+        return bool(self._tickets) and self._tickets[0] is ticket
+
+    @property
+    def waiting(self) -> bool:
+        """True when somebody waits."""
+        return bool(self._tickets)
+
+    def wake(self) -> None:
+        """Let the first one try again. Costs nothing when nobody waits."""
+        if self._tickets:
+            with self._lock:
+                first: Any = self._tickets[0] if self._tickets else None
+            if first is not None:
+                first.wake()

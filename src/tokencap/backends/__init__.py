@@ -1,0 +1,1 @@
+"""Where budgets are kept: one module per store, all on the contract in `protocol`."""

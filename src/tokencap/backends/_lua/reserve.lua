@@ -1,0 +1,57 @@
+-- ARGV: clock, attempt, id, charge, lease, look ('1': hold nothing), most (of an elastic hold, or ''),
+-- then per budget "limit ceiling need amount elastic" (no ceiling: '-').
+-- Answer, per budget: its state without this call, what it holds ('-': refused), its epoch; joined by ';'.
+local id, charge, lease = ARGV[3], ARGV[4], ARGV[5]
+local budgets, refused, common = {}, ARGV[6] == '1', tonumber(ARGV[7])
+
+for i = 1, #KEYS / 2 do
+  local b = open(KEYS[2 * i - 1], id)
+  b.due = KEYS[2 * i]
+  -- Without a call in flight nobody can have died.
+  if b.calls > 0 or b.hold then sweep(b, b.due, id) end
+  local limit, ceiling, need, amount, elastic = string.match(ARGV[7 + i], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+  b.limit, b.need, b.amount, b.elastic = tonumber(limit), tonumber(need), tonumber(amount), elastic == '1'
+  if b.hold then
+    local mine, _, epoch, time = string.match(b.hold, '^(%d+) (%d+) (%d+) (%d+)$')
+    b.mine, b.token = mine, b.life .. ':' .. epoch .. ':' .. time
+    if epoch == b.epoch then
+      b.reserved = b.reserved - mine
+      b.calls = b.calls - 1
+    end
+  else
+    local most = b.amount
+    if ceiling ~= '-' then
+      local room = math.floor((b.override or b.limit) * ceiling + ROUNDING) - b.used - b.reserved
+      if room <= 0 or b.need > room then
+        refused, b.full = true, true
+      elseif b.elastic and room < most then
+        most = room
+      end
+    end
+    if b.elastic and not b.full and (not common or most < common) then common = most end
+  end
+  budgets[i] = b
+end
+
+local answer = {}
+for i, b in ipairs(budgets) do
+  local before, held, token = state(b, b.limit), '-', '-'
+  if b.mine then
+    if not refused then redis.call('ZADD', b.due, now + lease, id) end
+    held, token = b.mine, b.token
+  elseif not refused then
+    local amount = b.elastic and math.max(common, b.need) or b.amount
+    b.reserved = b.reserved + amount
+    b.calls = b.calls + 1
+    b.configured = b.limit
+    local time = string.format('%.0f', now * 1000000)
+    held = string.format('%.0f', amount)
+    save(b, 'h:' .. id, held .. ' ' .. charge .. ' ' .. b.epoch .. ' ' .. time)
+    redis.call('ZADD', b.due, now + lease, id)
+    token = b.life .. ':' .. b.epoch .. ':' .. time
+  elseif not b.full then
+    held = '0'
+  end
+  answer[i] = before .. ' ' .. held .. ' ' .. token
+end
+return table.concat(answer, ';')

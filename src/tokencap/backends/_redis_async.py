@@ -1,0 +1,184 @@
+"""The verbs of `RedisBackend` for coroutines: a client for each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import BackendError
+from . import _redis_topology as topology
+from ._redis_cluster import AsyncClusterLink
+from ._redis_scripts import Call, Flow, Verbs
+from ._redis_wire import AsyncLine, AsyncLink, AsyncThrough, within
+
+if TYPE_CHECKING:
+    from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from .protocol import Backend
+
+__all__ = ["AsyncRedisBackend"]
+
+T = TypeVar("T")
+
+
+class _Loop:
+    """What one event loop has: its connections, and who closes them."""
+
+    def __init__(self, link: AsyncLink) -> None:
+        self.link = link
+        self.ending: AsyncGenerator[None, None] | None = None
+
+
+class AsyncRedisBackend:
+    """See `RedisBackend.as_async`."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        verbs: Verbs,
+        where: topology.Topology,
+        factory: Callable[[], Any] | None,
+        timeout: float,
+    ) -> None:
+        self._backend = backend
+        self._verbs = verbs
+        self._topology = where
+        self._factory = factory
+        self._timeout = timeout
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+        """As `Backend.reserve`; raises ValueError when a key appears twice."""
+        loop = _running_loop()
+        if loop is None:
+            return await _elsewhere(lambda: self._backend.reserve(id, holds, charge, lease))
+        return await self._run(loop, self._verbs.reserve(id, holds, charge, lease))
+
+    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+        """As `Backend.settle`."""
+        loop = _running_loop()
+        if loop is None:
+            return await _elsewhere(lambda: self._backend.settle(reservation, tokens, marks))
+        return await self._run(loop, self._verbs.settle(reservation, tokens, marks))
+
+    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+        """As `Backend.pass_marks`."""
+        loop = _running_loop()
+        if loop is None:
+            return await _elsewhere(lambda: self._backend.pass_marks(marks))
+        return await self._run(loop, self._verbs.pass_marks(marks))
+
+    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        """As `Backend.get_states`."""
+        loop = _running_loop()
+        if loop is None:
+            return await _elsewhere(lambda: self._backend.get_states(keys))
+        return await self._run(loop, self._verbs.get_states(keys))
+
+    async def aclose(self) -> None:
+        """Release the connections of this event loop."""
+        loop = _running_loop()
+        entry = self._loops.pop(loop, None) if loop is not None else None
+        if entry is not None and entry.ending is not None:
+            await entry.ending.aclose()
+
+    def close(self) -> None:
+        """Let every running loop release its connections when it comes to it; a resting one keeps them."""
+        for loop, entry in list(self._loops.items()):
+            if loop.is_running():
+                self._loops.pop(loop, None)
+                loop.call_soon_threadsafe(self._start_closing, loop, entry)
+
+    def _start_closing(self, loop: asyncio.AbstractEventLoop, entry: _Loop) -> None:
+        task = loop.create_task(entry.link.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _run(self, loop: asyncio.AbstractEventLoop, flow: Flow[T]) -> T:
+        try:
+            async with within(self._timeout):
+                entry = self._loops.get(loop) or await self._open(loop)
+                result = await self._perform(entry, flow)
+                if self._verbs.doubtful:
+                    with suppress(BackendError):
+                        await self._perform(entry, self._verbs.dispel())
+                return result
+        except asyncio.TimeoutError as error:
+            raise BackendError(f"{self._topology.name}: no answer in {self._timeout:g} seconds") from error
+
+    async def _perform(self, entry: _Loop, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    answer = await self._call(entry, call)
+                except BaseException as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _call(self, entry: _Loop, call: Call) -> bytes:
+        """Run one script, a second time where the first found that the connection had gone stale."""
+        try:
+            try:
+                return await entry.link.run(call)
+            except Exception as error:
+                if not topology.stale(error) or not await entry.link.refresh():
+                    raise
+                return await entry.link.run(call)
+        except topology.failures() as error:
+            raise topology.translated(self._topology.name, error) from error
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        for other in list(self._loops):
+            if other.is_closed():
+                self._loops.pop(other, None)
+        entry = _Loop(self._connect())
+        self._loops[loop] = entry
+        # `asyncio.run` finishes the loop's async generators before it closes the loop: the one moment at
+        # which connections that nobody closed can still be closed in order.
+        entry.ending = self._until_the_end(loop, entry)
+        await entry.ending.__anext__()
+        return entry
+
+    def _connect(self) -> AsyncLink:
+        if self._factory is not None:
+            return AsyncThrough(self._factory())
+        where = self._topology
+        if where.clustered:
+            patience = self._timeout / topology.CLUSTER_SHARE
+            return AsyncClusterLink(where.nodes, partial(where.async_pool, self._timeout), patience)
+        return AsyncLine(where.async_pool(self._timeout))
+
+    async def _until_the_end(
+        self, loop: asyncio.AbstractEventLoop, entry: _Loop
+    ) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            if self._loops.get(loop) is entry:
+                del self._loops[loop]
+            await entry.link.aclose()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _elsewhere(step: Callable[[], T]) -> T:
+    """Perform a blocking step for a loop that is not asyncio's: in trio's threads, else here and now."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return step()
+    result: T = await trio.to_thread.run_sync(step)
+    return result

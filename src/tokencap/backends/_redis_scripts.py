@@ -1,0 +1,399 @@
+"""What the verbs say to Redis: keys, scripts, and each verb as a flow of script calls.
+
+Performs no I/O. A flow yields `Call`s, is sent the answer of each, and returns what the verb returns;
+who performs the calls, and whether that blocks, is decided in `redis` and `_redis_async`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import secrets
+import time
+import weakref
+from binascii import crc_hqx
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+
+from ..budget import BudgetKey, BudgetState, Grant, Held, Hold, Mark, Reservation, Settlement
+from ..errors import BackendError
+from ._fork import survive_forks
+from ._rules import check_holds, check_limit
+
+__all__ = ["Call", "Flow", "Script", "Verbs"]
+
+T = TypeVar("T")
+
+_SLOTS = 16384
+# A part longer than this is shortened to its beginning and a digest, so that keys stay small.
+_LONGEST_PART = 128
+# How long after the store answers again a hold that may have been made unseen is taken back: what
+# the server had received before it stopped is executed by then.
+_DOUBT_SECONDS = 0.5
+_MOST_DOUBTS = 1000
+_RENEW_BATCH = 500
+
+
+# Defining a function costs a script about as much as using it.
+_PIECES = {
+    "reserve": ("_sweep", "_state"),
+    "settle": ("_sweep", "_state", "_pass"),
+    "marks": ("_pass",),
+    "states": ("_sweep", "_state"),
+}
+
+
+class Script(NamedTuple):
+    """A Lua script and the SHA1 by which the server knows it."""
+
+    sha: str
+    text: str
+
+
+class Call(NamedTuple):
+    """One script to run on keys that share a slot."""
+
+    slot: int
+    """0 where there is no cluster."""
+    script: Script
+    keys: tuple[bytes, ...]
+    args: list[str | bytes]
+
+
+Flow = Generator[Call, bytes, T]
+
+
+def _read(name: str) -> str:
+    return (files("tokencap.backends") / "_lua" / name).read_text(encoding="utf-8")
+
+
+@cache
+def _script(name: str) -> Script:
+    text = "".join([_read(f"{piece}.lua") for piece in ("_prelude", *_PIECES.get(name, ()), name)])
+    return Script(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
+
+
+def _encode(part: str) -> str:
+    """Spell `part` in letters, digits and `-._~%=`: nothing that separates, globs or ends a hash tag."""
+    raw = part.encode("utf-8", "surrogatepass")
+    text = quote(raw, safe="")
+    if len(text) <= _LONGEST_PART:
+        return text
+    # quote() never writes "=", so that no short part looks like this.
+    return f"{text[:64].rpartition('%')[0] or text[:64]}={hashlib.sha256(raw).hexdigest()}"
+
+
+@lru_cache(maxsize=4096)
+def _places(prefix: str, key: BudgetKey) -> tuple[int, tuple[bytes, ...]]:
+    """Return the cluster slot of a budget and the names of its keys, as the prelude lists them."""
+    tag = f"{_encode(key.dimension)}:{_encode(key.identifier)}"
+    slot = crc_hqx(tag.encode(), 0) % _SLOTS
+    return slot, (f"{prefix}:{{{tag}}}:c".encode(), f"{prefix}:{{{tag}}}:d".encode())
+
+
+class _Group(NamedTuple):
+    """Budgets that one script can reach."""
+
+    slot: int
+    indexes: list[int]
+    """Their places in what the caller gave."""
+    keys: tuple[bytes, ...]
+
+    def ending(self, id: str) -> tuple[bytes, ...]:
+        """Return the keys with those that say that reservation `id` has ended, for `settle`."""
+        name = (
+            b":e:"
+            + (id if id.isascii() and id.isalnum() and len(id) <= _LONGEST_PART else _encode(id)).encode()
+        )
+        keys: list[bytes] = []
+        for at in range(0, len(self.keys), 2):
+            counter, due = self.keys[at : at + 2]
+            keys += (counter, due, counter[:-2] + name)
+        return tuple(keys)
+
+
+class _Doubt(NamedTuple):
+    """A reserve whose answer never came."""
+
+    groups: list[_Group]
+    due: float | None
+    """By `time.monotonic`; None until the store has answered again."""
+
+
+class _Known(dict[str, "tuple[float, tuple[BudgetKey, ...]]"]):
+    """What this process holds in one store, by reservation id: until when at least, and on which budgets.
+
+    Renewing needs the budgets and is told ids only. All backends of the process on one store share this.
+    """
+
+    prune_at = 1024
+
+    def remember(self, id: str, keys: tuple[BudgetKey, ...], lease: float) -> None:
+        now = time.monotonic()
+        self[id] = (now + lease, keys)
+        if len(self) > self.prune_at:
+            # Those that nobody settles or renews any more.
+            for each, (expires, _) in list(self.items()):
+                if expires < now:
+                    self.pop(each, None)
+            self.prune_at = max(1024, 2 * len(self))
+
+
+_known_by_store: weakref.WeakValueDictionary[tuple[str, str], _Known] = weakref.WeakValueDictionary()
+
+
+class Verbs:
+    """The verbs of `Backend` as flows, on the store called `name`.
+
+    `clustered`: budgets of different slots need a script each.
+    """
+
+    def __init__(self, name: str, prefix: str, *, clustered: bool) -> None:
+        self._prefix = prefix
+        self._clustered = clustered
+        self.clock: Callable[[], float] | None = None
+        """A test's clock, in seconds; None: the server's."""
+        self._known = _known_by_store.setdefault((name, prefix), _Known())
+        self._doubts: dict[str, _Doubt] = {}
+        self._name_attempts()
+        survive_forks(self)
+
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Flow[Grant]:
+        """As `Backend.reserve`; raises ValueError when a key appears twice."""
+        check_holds(holds)
+        groups = self._groups([hold.key for hold in holds])
+        doubt = self._doubts.pop(id, None) if self._doubts else None
+        raw = _raw(id)
+        head = [*self._head(), raw, str(charge), repr(float(lease))]
+        rows: list[list[str]] = [[]] * len(holds)
+        refused, most, tried = False, "", 0
+        try:
+            for group in groups:
+                tried += 1
+                specs = [_spec(holds[index]) for index in group.indexes]
+                answer = yield Call(
+                    group.slot, _script("reserve"), group.keys, [*head, "1" if refused else "", most, *specs]
+                )
+                for index, text in zip(group.indexes, answer.decode().split(";")):
+                    row = rows[index] = text.split(" ")
+                    if row[5] == "-":
+                        refused = True
+                    elif holds[index].elastic and (not most or int(row[5]) < int(most)):
+                        most = row[5]
+            states = tuple([_state(hold.key, row) for hold, row in zip(holds, rows)])
+            if refused:
+                yield from self._take_back(
+                    id, [group for group in groups if any(rows[index][6] != "-" for index in group.indexes)]
+                )
+                if doubt is not None:
+                    self._doubts[id] = doubt
+                full = tuple([hold.key for hold, row in zip(holds, rows) if row[5] == "-"])
+                return Grant(None, states, full)
+            amounts = [int(row[5]) for row in rows]
+            if len(groups) > 1:
+                yield from self._level(raw, holds, groups, amounts)
+        except BaseException as error:
+            self._doubt(id, groups[:tried], doubt)
+            if len(groups) > 1 and isinstance(error, BackendError):
+                yield from self._take_back_now(id, groups[:tried])
+            raise
+        held = tuple([Held(hold.key, row[6], amount) for hold, row, amount in zip(holds, rows, amounts)])
+        self._known.remember(id, tuple([hold.key for hold in holds]), lease)
+        return Grant(Reservation(id, held, charge), states)
+
+    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Flow[Settlement]:
+        """As `Backend.settle`. In a cluster it may fail half way: the same again books the rest."""
+        holds = reservation.holds
+        head = [*self._head(), _raw(reservation.id), str(tokens)]
+        texts: list[str] = [""] * len(holds)
+        passed: list[int] = []
+        ended = True
+        for group in self._groups([held.key for held in holds]):
+            local = {holds[index].key: place for place, index in enumerate(group.indexes, 1)}
+            mine = [number for number, mark in enumerate(marks) if mark.key in local]
+            args = [holds[index].epoch for index in group.indexes]
+            for number in mine:
+                mark = marks[number]
+                args.append(f"{local[mark.key]} {float(mark.at_pct)!r} {mark.limit}")
+            answer = yield Call(group.slot, _script("settle"), group.ending(reservation.id), [*head, *args])
+            anything, found, *states = answer.decode().split(";")
+            ended = ended and anything == "0"
+            if found:
+                passed += [mine[int(number) - 1] for number in found.split(" ")]
+            for index, text in zip(group.indexes, states):
+                texts[index] = text
+        self._known.pop(reservation.id, None)
+        hits = tuple([marks[number] for number in sorted(passed)])
+        if ended:
+            return Settlement((), hits)
+        return Settlement(
+            tuple([_state(held.key, text.split(" ")) for held, text in zip(holds, texts)]), hits
+        )
+
+    def renew(self, ids: Collection[str], lease: float) -> Flow[set[str]]:
+        """As `Backend.renew`, for reservations made by this process."""
+        wanted: dict[BudgetKey, list[str]] = {}
+        for each in ids:
+            for key in self._known.get(each, (0.0, ()))[1]:
+                wanted.setdefault(key, []).append(each)
+        work = [
+            (key, asked[start : start + _RENEW_BATCH])
+            for key, asked in wanted.items()
+            for start in range(0, len(asked), _RENEW_BATCH)
+        ]
+        alive: set[str] = set()
+        for group in self._groups([key for key, _ in work]):
+            for first in range(0, len(group.indexes), 8):
+                batch = [work[index] for index in group.indexes[first : first + 8]]
+                args: list[str | bytes] = [*self._head(), repr(float(lease))]
+                for _, asked in batch:
+                    args.append(str(len(asked)))
+                    args += [_raw(each) for each in asked]
+                keys = tuple(
+                    itertools.chain.from_iterable([_places(self._prefix, key)[1] for key, _ in batch])
+                )
+                answer = yield Call(group.slot, _script("renew"), keys, args)
+                order = [each for _, asked in batch for each in asked]
+                alive.update(order[int(position) - 1] for position in answer.split())
+        expires = time.monotonic() + lease
+        for each in alive:
+            known = self._known.get(each)
+            if known is not None:
+                self._known[each] = (expires, known[1])
+        gone = set(ids) - alive
+        for each in gone:
+            self._known.pop(each, None)
+        return gone
+
+    def pass_marks(self, marks: Sequence[Mark]) -> Flow[tuple[Mark, ...]]:
+        """As `Backend.pass_marks`."""
+        order = list(dict.fromkeys(mark.key for mark in marks))
+        passed: list[int] = []
+        head = self._head()
+        for group in self._groups(order):
+            local = {order[index]: place for place, index in enumerate(group.indexes, 1)}
+            mine = [number for number, mark in enumerate(marks) if mark.key in local]
+            args = [f"{local[marks[number].key]} {float(marks[number].at_pct)!r}" for number in mine]
+            answer = yield Call(group.slot, _script("marks"), group.keys, [*head, *args])
+            passed += [mine[int(number) - 1] for number in answer.split()]
+        return tuple([marks[number] for number in sorted(passed)])
+
+    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> Flow[tuple[BudgetState, ...]]:
+        """As `Backend.get_states`."""
+        states: dict[int, BudgetState] = {}
+        head = self._head()
+        for group in self._groups([key for key, _ in keys]):
+            limits = [str(keys[index][1]) for index in group.indexes]
+            answer = yield Call(group.slot, _script("states"), group.keys, [*head, *limits])
+            for index, text in zip(group.indexes, answer.decode().split(";")):
+                states[index] = _state(keys[index][0], text.split(" "))
+        return tuple([states[index] for index in range(len(keys))])
+
+    def set_limit(self, key: BudgetKey, limit: int | None) -> Flow[None]:
+        """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
+        check_limit(limit)
+        args = [*self._head(), "" if limit is None else str(limit)]
+        slot, keys = _places(self._prefix, key)
+        yield Call(slot, _script("limit"), keys, args)
+
+    def reset(self, key: BudgetKey) -> Flow[None]:
+        """As `Backend.reset`."""
+        slot, keys = _places(self._prefix, key)
+        yield Call(slot, _script("reset"), keys, self._head())
+
+    @property
+    def doubtful(self) -> bool:
+        """True when `dispel` has something to do, now or soon."""
+        return bool(self._doubts)
+
+    def dispel(self) -> Flow[None]:
+        """Take back what unanswered reserves may hold. To be run while the store answers."""
+        now = time.monotonic()
+        for each, doubt in list(self._doubts.items()):
+            if doubt.due is None:
+                self._doubts[each] = doubt._replace(due=now + _DOUBT_SECONDS)
+            elif doubt.due <= now:
+                yield from self._take_back(each, doubt.groups)
+                self._doubts.pop(each, None)
+
+    def before_fork(self) -> None:
+        """See `_fork`: nothing to bring to rest."""
+
+    def after_fork_in_parent(self) -> None:
+        """See `_fork`."""
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: the parent settles its own doubts, and no attempt is named twice."""
+        self._doubts = {}
+        self._name_attempts()
+
+    def _name_attempts(self) -> None:
+        self._process = secrets.token_hex(6)
+        self._attempts = itertools.count()
+
+    def _head(self) -> list[str | bytes]:
+        clock = "" if self.clock is None else repr(float(self.clock()))
+        return [clock, f"{self._process}{next(self._attempts):x}"]
+
+    def _groups(self, keys: Sequence[BudgetKey]) -> list[_Group]:
+        """Split `keys` into what one script may touch: all of them, or those of one slot."""
+        places = [_places(self._prefix, key) for key in keys]
+        if len(places) == 1:
+            return [_Group(places[0][0], [0], places[0][1])]
+        slots: dict[int, list[int]] = {}
+        for index, (slot, _) in enumerate(places):
+            slots.setdefault(slot if self._clustered else 0, []).append(index)
+        return [
+            _Group(slot, indexes, tuple(itertools.chain.from_iterable([places[at][1] for at in indexes])))
+            for slot, indexes in slots.items()
+        ]
+
+    def _level(
+        self, raw: bytes, holds: Sequence[Hold], groups: Iterable[_Group], amounts: list[int]
+    ) -> Flow[None]:
+        """Bring the elastic holds that were made before a tighter slot was met down to it."""
+        elastic = [amount for hold, amount in zip(holds, amounts) if hold.elastic]
+        for group in groups:
+            fair = [
+                max(min(elastic), holds[index].need) if holds[index].elastic else amounts[index]
+                for index in group.indexes
+            ]
+            if any(amounts[index] > amount for index, amount in zip(group.indexes, fair)):
+                yield Call(group.slot, _script("shrink"), group.keys, [*self._head(), raw, *map(str, fair)])
+                for index, amount in zip(group.indexes, fair):
+                    amounts[index] = min(amounts[index], amount)
+
+    def _take_back(self, id: str, groups: Iterable[_Group]) -> Flow[None]:
+        for group in groups:
+            args = [*self._head(), _raw(id), "0", *[""] * len(group.indexes)]
+            yield Call(group.slot, _script("settle"), group.ending(id), args)
+
+    def _take_back_now(self, id: str, groups: Sequence[_Group]) -> Flow[None]:
+        """Take back what can be reached at once; the rest, and what is still on its way, stays in doubt."""
+        for group in groups:
+            try:
+                yield from self._take_back(id, [group])
+            except BackendError:
+                continue
+
+    def _doubt(self, id: str, groups: list[_Group], earlier: _Doubt | None) -> None:
+        if earlier is not None:
+            groups = [*earlier.groups, *groups]
+        if groups and len(self._doubts) < _MOST_DOUBTS:
+            self._doubts[id] = _Doubt(groups, None)
+
+
+def _raw(id: str) -> bytes:
+    return id.encode("utf-8", "surrogatepass")
+
+
+def _spec(hold: Hold) -> str:
+    ceiling = "-" if hold.ceiling is None else repr(float(hold.ceiling))
+    return f"{hold.limit} {ceiling} {hold.need} {hold.amount} {'1' if hold.elastic else '0'}"
+
+
+def _state(key: BudgetKey, row: Sequence[str]) -> BudgetState:
+    return BudgetState(key, int(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4]))

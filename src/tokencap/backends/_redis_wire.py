@@ -1,0 +1,233 @@
+"""How a script gets to a server and its answer back.
+
+redis-py's own clients spend as long on bookkeeping around a command as the command takes. A `Line` takes
+a connection of redis-py's from a stack, writes to it, reads from it and puts it back. One that was closed
+meanwhile fails the command; it may be made once more on a new one, for a script run twice by the same
+attempt does what it does once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, Protocol
+
+from ._fork import survive_forks
+from ._redis_scripts import Call
+
+__all__ = ["AsyncLine", "AsyncLink", "AsyncThrough", "Line", "Link", "pack", "within"]
+
+# Bounds a block of coroutine code, in seconds. redis-py brings the second one where there is no first.
+within: Any = getattr(asyncio, "timeout", None) or import_module("async_timeout").timeout
+
+# Commands of one event loop under way at a time; more connections would only queue in the server.
+_WIDTH = 32
+
+
+def pack(parts: Iterable[str | bytes | int]) -> bytes:
+    """Spell a command as the server reads it."""
+    pieces = [b""]
+    for part in parts:
+        raw = part if isinstance(part, bytes) else str(part).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
+    pieces[0] = b"*%d\r\n" % (len(pieces) - 1)
+    return b"".join(pieces)
+
+
+def _spell(call: Call, command: str, asking: bool = False) -> list[bytes]:
+    what = call.script.sha if command == "EVALSHA" else call.script.text
+    packed = pack((command, what, len(call.keys), *call.keys, *call.args))
+    return [pack(("ASKING",)), packed] if asking else [packed]
+
+
+class Link(Protocol):
+    """A way to run scripts, for threads. Raises what redis-py raises."""
+
+    def run(self, call: Call) -> bytes:
+        """Return the answer of a script."""
+        ...
+
+    def refresh(self) -> bool:
+        """Let go of connections that may be stale; return whether trying again makes sense."""
+        ...
+
+    def close(self) -> None:
+        """Release the connections."""
+        ...
+
+
+class AsyncLink(Protocol):
+    """A way to run scripts, for the coroutines of one event loop."""
+
+    async def run(self, call: Call) -> bytes:
+        """As `Link.run`."""
+        ...
+
+    async def refresh(self) -> bool:
+        """As `Link.refresh`."""
+        ...
+
+    async def aclose(self) -> None:
+        """As `Link.close`."""
+        ...
+
+
+class Line:
+    """A `Link` on connections made by a redis-py pool."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._answered, self._unknown_script = _errors()
+        self._idle: list[Any] = []
+        survive_forks(self)
+
+    def run(self, call: Call, *, asking: bool = False) -> bytes:
+        """Return the answer of a script. `asking`: from a node that is about to get the slot."""
+        try:
+            answer: bytes = self._ask(_spell(call, "EVALSHA", asking))
+        except self._unknown_script:
+            answer = self._ask(_spell(call, "EVAL", asking))
+        return answer
+
+    def slots(self) -> Any:
+        """Return which node of the cluster serves which slots, as the server tells it."""
+        return self._ask([pack(("CLUSTER", "SLOTS"))])
+
+    def refresh(self) -> bool:
+        """Close the connections that nobody uses at the moment."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+        return True
+
+    def close(self) -> None:
+        """Close the connections, those to sentinels too."""
+        self.refresh()
+        for sentinel in _sentinels(self._pool):
+            sentinel.connection_pool.disconnect()
+
+    def _ask(self, commands: list[bytes]) -> Any:
+        connection = None
+        try:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._pool.make_connection()
+                connection.connect()
+            connection.send_packed_command(commands, check_health=False)
+            *_, answer = [connection.read_response() for _ in commands]
+        except self._answered:
+            # An error as an answer leaves the connection as good as it was.
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            if connection is not None:
+                connection.disconnect()
+            raise
+        self._idle.append(connection)
+        return answer
+
+    def before_fork(self) -> None:
+        """See `_fork`: nothing to bring to rest."""
+
+    def after_fork_in_parent(self) -> None:
+        """See `_fork`."""
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: the connections go on being the parent's."""
+        self._idle = []
+
+
+class AsyncLine:
+    """An `AsyncLink` on connections made by a redis-py pool."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._answered, self._unknown_script = _errors()
+        self._idle: list[Any] = []
+        self._slots = asyncio.Semaphore(_WIDTH)
+
+    async def run(self, call: Call, *, asking: bool = False) -> bytes:
+        """As `Line.run`."""
+        async with self._slots:
+            try:
+                answer: bytes = await self._ask(_spell(call, "EVALSHA", asking))
+            except self._unknown_script:
+                answer = await self._ask(_spell(call, "EVAL", asking))
+            return answer
+
+    async def slots(self) -> Any:
+        """As `Line.slots`."""
+        return await self._ask([pack(("CLUSTER", "SLOTS"))])
+
+    async def refresh(self) -> bool:
+        """As `Line.refresh`."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.disconnect()
+        return True
+
+    async def aclose(self) -> None:
+        """As `Line.close`."""
+        await self.refresh()
+        for sentinel in _sentinels(self._pool):
+            await sentinel.connection_pool.disconnect()
+
+    async def _ask(self, commands: list[bytes]) -> Any:
+        connection = None
+        try:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self._pool.make_connection()
+                await connection.connect()
+            await connection.send_packed_command(commands, check_health=False)
+            *_, answer = [await connection.read_response() for _ in commands]
+        except self._answered:
+            self._idle.append(connection)
+            raise
+        except BaseException:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+            raise
+        self._idle.append(connection)
+        return answer
+
+
+class AsyncThrough:
+    """An `AsyncLink` that leaves everything to a client of the caller's own."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        _, self._unknown_script = _errors()
+
+    async def run(self, call: Call) -> bytes:
+        """As `Link.run`."""
+        _, script, keys, args = call
+        run = self._client.execute_command
+        try:
+            answer = await run("EVALSHA", script.sha, len(keys), *keys, *args)
+        except self._unknown_script:
+            answer = await run("EVAL", script.text, len(keys), *keys, *args)
+        # A client made by the caller may decode what it reads.
+        return answer if isinstance(answer, bytes) else str(answer).encode()
+
+    async def refresh(self) -> bool:
+        """Do nothing: the client has done what it can."""
+        return False
+
+    async def aclose(self) -> None:
+        """Release the client's connections."""
+        client = self._client
+        await (client.aclose() if hasattr(client, "aclose") else client.close())
+
+
+def _errors() -> tuple[type[Exception], type[Exception]]:
+    from redis.exceptions import NoScriptError, ResponseError
+
+    return ResponseError, NoScriptError
+
+
+def _sentinels(pool: Any) -> Any:
+    return getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())

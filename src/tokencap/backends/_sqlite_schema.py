@@ -1,0 +1,131 @@
+"""The tables of a SQLite store, and how older files become this.
+
+One row per counter and one per key of a reservation in flight, and no index on what changes: a
+reserve and a settle each dirty two pages.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+
+from ..budget import UNLIMITED
+
+__all__ = ["VERSION", "UnusableFileError", "prepare"]
+
+
+class UnusableFileError(Exception):
+    """The file works, but not for this; the message follows the name of the store."""
+
+
+# life: counts the resets. override: the limit stored with set_limit. configured: the limit the last
+# reserve came with, for answers to a settle. The names come last: a long one fills pages of its own,
+# which a change of the numbers then leaves alone.
+_COUNTERS = f"""
+CREATE TABLE counters (
+    key INTEGER PRIMARY KEY,
+    used INTEGER NOT NULL DEFAULT 0,
+    reserved INTEGER NOT NULL DEFAULT 0,
+    calls INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0,
+    life INTEGER NOT NULL DEFAULT 1,
+    override INTEGER,
+    configured INTEGER NOT NULL DEFAULT {UNLIMITED},
+    dimension TEXT NOT NULL,
+    identifier TEXT NOT NULL,
+    UNIQUE (dimension, identifier)
+)
+"""
+
+# n: the position of the hold in its reservation. expires_at: seconds since the epoch.
+_HOLDS = """
+CREATE TABLE holds (
+    id TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    key INTEGER NOT NULL,
+    life INTEGER NOT NULL,
+    amount INTEGER NOT NULL,
+    charge INTEGER NOT NULL,
+    expires_at REAL NOT NULL,
+    PRIMARY KEY (id, n)
+) WITHOUT ROWID
+"""
+
+# charge: what an expired reservation was charged; NULL: a settlement booked for a lost store.
+_ENDED = """
+CREATE TABLE ended (
+    id TEXT NOT NULL PRIMARY KEY,
+    charge INTEGER,
+    at REAL NOT NULL
+) WITHOUT ROWID
+"""
+
+_MARKS = """
+CREATE TABLE marks (
+    key INTEGER NOT NULL,
+    life INTEGER NOT NULL,
+    at_pct REAL NOT NULL,
+    PRIMARY KEY (key, life, at_pct)
+) WITHOUT ROWID
+"""
+
+_STORE = "CREATE TABLE store (id TEXT NOT NULL)"
+
+
+def _count_reservations(cursor: sqlite3.Cursor) -> None:
+    """From nothing, or from plain sums (`budgets`, `fired_thresholds`), whose counts are kept."""
+    for table in (_COUNTERS, _HOLDS, _ENDED, _MARKS, _STORE):
+        cursor.execute(table)
+    cursor.execute("INSERT INTO store VALUES (?)", (secrets.token_hex(8),))
+    tables = {name for (name,) in cursor.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if "budgets" in tables:
+        # The limit there was only a copy of the configured one, so it must not become an override.
+        cursor.execute(
+            "INSERT INTO counters (dimension, identifier, used)"
+            " SELECT key_dimension, key_identifier, max(coalesce(used_tokens, 0), 0) FROM budgets"
+        )
+        cursor.execute("DROP TABLE budgets")
+    if "fired_thresholds" in tables:
+        cursor.execute(
+            "INSERT OR IGNORE INTO counters (dimension, identifier)"
+            " SELECT key_dimension, key_identifier FROM fired_thresholds"
+        )
+        cursor.execute(
+            "INSERT INTO marks SELECT key, life, at_pct FROM fired_thresholds"
+            " JOIN counters ON dimension = key_dimension AND identifier = key_identifier"
+        )
+        cursor.execute("DROP TABLE fired_thresholds")
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Cursor], None], ...] = (_count_reservations,)
+"""The n-th brings a file of `user_version` n to n + 1."""
+
+VERSION = len(_MIGRATIONS)
+"""The `PRAGMA user_version` of a file with these tables."""
+
+
+def prepare(cursor: sqlite3.Cursor) -> str:
+    """Bring the file up to date and return the id of its store.
+
+    The id is random and made with the tables: a file that was replaced has another one.
+    Raises UnusableFileError when the file is newer than this code.
+    """
+    if _version(cursor) != VERSION:
+        cursor.execute("BEGIN IMMEDIATE")
+        # Another process may have been faster.
+        for migrate in _MIGRATIONS[_version(cursor) :]:
+            migrate(cursor)
+        cursor.execute(f"PRAGMA user_version = {VERSION}")
+        cursor.execute("COMMIT")
+    (store,) = cursor.execute("SELECT id FROM store").fetchone()
+    return str(store)
+
+
+def _version(cursor: sqlite3.Cursor) -> int:
+    (version,) = cursor.execute("PRAGMA user_version").fetchone()
+    if version > VERSION:
+        raise UnusableFileError(
+            f"was written by a newer tokencap (schema {version}, this one knows {VERSION}): upgrade tokencap"
+        )
+    return int(version)

@@ -1,0 +1,110 @@
+"""Turn a synchronous store into one for coroutines.
+
+`InlineAsyncBackend` for a store that never waits, `ThreadedAsyncBackend` for one that may.
+Neither needs anything of the store but the verbs of `Backend`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from .protocol import Backend
+
+__all__ = ["InlineAsyncBackend", "ThreadedAsyncBackend", "Threads"]
+
+T = TypeVar("T")
+
+
+class Threads:
+    """A few private threads that finish what they are given, even when nobody waits any more.
+
+    Private, because the loop's default executor may be full of the caller's own slow work.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+
+    async def run(self, step: Callable[[], T]) -> T:
+        """Perform `step` off the event loop; here and now where no asyncio loop is running."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return step()
+        # The shield leaves a started or queued step alone when the waiting task is cancelled.
+        return await asyncio.shield(loop.run_in_executor(self._executor(), step))
+
+    def close(self) -> None:
+        """Let the threads end once they have done what they were given."""
+        pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.shutdown(wait=False)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        # A forked child inherits the pool but not its threads.
+        if self._pool is None or self._pid != os.getpid():
+            self._pool = ThreadPoolExecutor(self._size, thread_name_prefix="tokencap-store")
+            self._pid = os.getpid()
+        return self._pool
+
+
+class ThreadedAsyncBackend:
+    """Any `Backend` for coroutines: each verb runs in a thread. A cancelled step is still finished."""
+
+    def __init__(self, backend: Backend, *, threads: int = 4) -> None:
+        self._backend = backend
+        self._threads = Threads(threads)
+
+    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+        """As `Backend.reserve`."""
+        return await self._threads.run(partial(self._backend.reserve, id, holds, charge, lease))
+
+    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+        """As `Backend.settle`."""
+        return await self._threads.run(partial(self._backend.settle, reservation, tokens, marks))
+
+    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+        """As `Backend.pass_marks`."""
+        return await self._threads.run(partial(self._backend.pass_marks, marks))
+
+    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        """As `Backend.get_states`."""
+        return await self._threads.run(partial(self._backend.get_states, keys))
+
+    async def aclose(self) -> None:
+        """Let the threads end; the store itself stays open."""
+        self._threads.close()
+
+
+class InlineAsyncBackend:
+    """A `Backend` whose verbs never wait, for coroutines: each verb runs where it is awaited."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+        """As `Backend.reserve`."""
+        return self._backend.reserve(id, holds, charge, lease)
+
+    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+        """As `Backend.settle`."""
+        return self._backend.settle(reservation, tokens, marks)
+
+    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+        """As `Backend.pass_marks`."""
+        return self._backend.pass_marks(marks)
+
+    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        """As `Backend.get_states`."""
+        return self._backend.get_states(keys)
+
+    async def aclose(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,279 @@
+"""Budgets in this process's memory: for tests and throw-away runs."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from ..budget import (
+    UNLIMITED,
+    BudgetKey,
+    BudgetState,
+    Grant,
+    Held,
+    Hold,
+    Mark,
+    Reservation,
+    Settlement,
+    share_ceil,
+)
+from ..errors import BackendError
+from ._fork import survive_forks
+from ._rules import TOMBSTONE_SECONDS, admit, check_holds, check_limit
+from .aio import InlineAsyncBackend
+from .protocol import AsyncBackend
+
+__all__ = ["MemoryBackend"]
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@dataclass
+class _Counter:
+    life: int = 1
+    used: int = 0
+    reserved: int = 0
+    calls: int = 0
+    expired: int = 0
+    override: int | None = None
+    configured: int = UNLIMITED
+    passed: set[float] = field(default_factory=set)
+
+
+@dataclass
+class _Live:
+    reservation: Reservation
+    expires_at: float
+
+
+def _alone(verb: Verb) -> Verb:
+    """Let one thread at a time into the store, and each only once.
+
+    A garbage collection in the middle of a verb may run a finalizer that calls another verb: it must
+    neither wait for its own thread nor see the counters half changed, so it is sent away.
+    """
+
+    @functools.wraps(verb)
+    def guarded(self: MemoryBackend, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            if self._inside:
+                raise BackendError("memory: in use by this very thread, try again in a moment")
+            self._inside = True
+            try:
+                return verb(self, *args, **kwargs)
+            finally:
+                self._inside = False
+
+    return cast("Verb", guarded)
+
+
+class MemoryBackend:
+    """A store that lives and dies with the object. A forked child goes on with a copy of it.
+
+    `clock` returns seconds; it only has to run steadily.
+    """
+
+    name = "memory"
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._inside = False
+        # Tells reservations of this store from those of another one in `Held.epoch`.
+        self._store = secrets.token_hex(8)
+        self._counters: dict[BudgetKey, _Counter] = {}
+        self._live: dict[str, _Live] = {}
+        # By id: when it ended, and what it was charged (None: booked for another store).
+        self._ended: dict[str, tuple[float, int | None]] = {}
+        self._swept_at = clock()
+        survive_forks(self)
+
+    @_alone
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+        """As `Backend.reserve`; raises ValueError when a key appears twice."""
+        check_holds(holds)
+        now = self._clock()
+        if abs(now - self._swept_at) >= 1.0:
+            self._sweep(now)
+        live = self._live.get(id)
+        if live is not None:
+            if live.expires_at > now:
+                return self._again(live, holds, now + lease)
+            self._sweep(now)
+        states = self._states([(hold.key, hold.limit) for hold in holds])
+        admission = admit(holds, states)
+        if admission.short and self._sweep(now):
+            states = self._states([(hold.key, hold.limit) for hold in holds])
+            admission = admit(holds, states)
+        if admission.refused:
+            return Grant(None, states, admission.refused)
+        held = []
+        for hold, amount in zip(holds, admission.amounts):
+            counter = self._counter(hold.key)
+            counter.reserved += amount
+            counter.calls += 1
+            counter.configured = hold.limit
+            held.append(Held(hold.key, self._epoch(counter), amount))
+        reservation = Reservation(id, tuple(held), charge)
+        self._live[id] = _Live(reservation, now + lease)
+        self._ended.pop(id, None)
+        return Grant(reservation, states)
+
+    @_alone
+    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+        """As `Backend.settle`."""
+        mine = not reservation.holds or reservation.holds[0].epoch.startswith(f"{self._store}:")
+        ended = self._ended.get(reservation.id)
+        held_back, used, expired = 0, tokens, 0
+        if not mine:
+            if ended is not None:
+                return Settlement(())
+            self._ended[reservation.id] = (self._clock(), None)
+        elif self._live.pop(reservation.id, None) is not None:
+            held_back = 1
+        elif ended is None or ended[1] is None:
+            return Settlement(())
+        else:
+            del self._ended[reservation.id]
+            used, expired = tokens - ended[1], -ended[1]
+        touched: dict[BudgetKey, _Counter] = {}
+        for held in reservation.holds:
+            counter = self._counter(held.key)
+            if not mine or held.epoch == self._epoch(counter):
+                counter.used += used
+                counter.expired += expired
+                counter.reserved -= held.amount * held_back
+                counter.calls -= held_back
+                touched[held.key] = counter
+        limits = {mark.key: mark.limit for mark in marks}
+        passed = []
+        for mark in marks:
+            reached = touched.get(mark.key)
+            if reached is None or mark.at_pct in reached.passed:
+                continue
+            if reached.used >= share_ceil(reached.override or mark.limit, mark.at_pct):
+                reached.passed.add(mark.at_pct)
+                passed.append(mark)
+        keys = [
+            (held.key, limits.get(held.key, self._counter(held.key).configured)) for held in reservation.holds
+        ]
+        return Settlement(self._states(keys), tuple(passed))
+
+    @_alone
+    def renew(self, ids: Collection[str], lease: float) -> set[str]:
+        """As `Backend.renew`."""
+        now = self._clock()
+        gone = set()
+        for each in ids:
+            live = self._live.get(each)
+            if live is None or live.expires_at <= now:
+                gone.add(each)
+            else:
+                live.expires_at = now + lease
+        return gone
+
+    @_alone
+    def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+        """As `Backend.pass_marks`."""
+        passed = []
+        for mark in marks:
+            counter = self._counter(mark.key)
+            if mark.at_pct not in counter.passed:
+                counter.passed.add(mark.at_pct)
+                passed.append(mark)
+        return tuple(passed)
+
+    @_alone
+    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        """As `Backend.get_states`."""
+        self._sweep(self._clock())
+        return self._states(keys)
+
+    @_alone
+    def set_limit(self, key: BudgetKey, limit: int | None) -> None:
+        """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
+        check_limit(limit)
+        self._counter(key).override = limit
+
+    @_alone
+    def reset(self, key: BudgetKey) -> None:
+        """As `Backend.reset`."""
+        old = self._counter(key)
+        self._counters[key] = _Counter(old.life + 1, override=old.override, configured=old.configured)
+
+    def as_async(self) -> AsyncBackend:
+        """Return this store for coroutines; no verb ever waits."""
+        return InlineAsyncBackend(self)
+
+    def close(self) -> None:
+        """Nothing to release; the counts stay."""
+
+    def before_fork(self) -> None:
+        """See `_fork`: no thread is half way through a verb when the child gets its copy."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """See `_fork`."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`."""
+        self._lock = threading.RLock()
+
+    def _counter(self, key: BudgetKey) -> _Counter:
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = _Counter()
+        return counter
+
+    def _epoch(self, counter: _Counter) -> str:
+        return f"{self._store}:{counter.life}"
+
+    def _states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        states = []
+        for key, limit in keys:
+            counter = self._counters.get(key)
+            if counter is None:
+                states.append(BudgetState(key, limit, 0))
+                continue
+            in_force = counter.override or limit
+            states.append(
+                BudgetState(key, in_force, counter.used, counter.reserved, counter.calls, counter.expired)
+            )
+        return tuple(states)
+
+    def _again(self, live: _Live, holds: Sequence[Hold], expires_at: float) -> Grant:
+        """Answer a reserve whose id is alive already."""
+        live.expires_at = expires_at
+        own = {held.key: held for held in live.reservation.holds}
+        states = []
+        for state in self._states([(hold.key, hold.limit) for hold in holds]):
+            held = own.get(state.key)
+            if held is not None and held.epoch == self._epoch(self._counter(state.key)):
+                state = state._replace(reserved=state.reserved - held.amount, calls=state.calls - 1)
+            states.append(state)
+        return Grant(live.reservation, tuple(states))
+
+    def _sweep(self, now: float) -> bool:
+        """Charge the reservations whose owners died; return whether there were any."""
+        self._swept_at = now
+        dead = [live.reservation for live in self._live.values() if live.expires_at <= now]
+        for reservation in dead:
+            del self._live[reservation.id]
+            self._ended[reservation.id] = (now, reservation.charge)
+            for held in reservation.holds:
+                counter = self._counter(held.key)
+                if held.epoch == self._epoch(counter):
+                    counter.used += reservation.charge
+                    counter.expired += reservation.charge
+                    counter.reserved -= held.amount
+                    counter.calls -= 1
+        if dead:
+            ended = self._ended.items()
+            self._ended = {each: (at, how) for each, (at, how) in ended if at > now - TOMBSTONE_SECONDS}
+        return bool(dead)

@@ -1,0 +1,101 @@
+"""What a store of budgets must do. Any class with these methods is a backend.
+
+A backend counts atomically and knows nothing of policies: each verb is one transaction or
+one script. The contract suite in `tests/backends/test_contract.py` runs on every backend.
+
+Times are seconds by the store's own clock, amounts are tokens. Every failure of the store
+is raised as `BackendError`, within a bounded time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+
+__all__ = ["AsyncBackend", "Backend"]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A store of counters, safe to use from any thread and after a fork."""
+
+    @property
+    def name(self) -> str:
+        """How the start-up line calls this store, without secrets: `sqlite:tokencap.db`."""
+        ...
+
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+        """Hold `holds` on all keys or on none.
+
+        A hold is refused iff it has a ceiling and, with `top = share_floor(limit, ceiling)`,
+        `used + reserved >= top` or `used + reserved + need > top`. Elastic holds get the least of
+        their `amount` and the room below their ceilings. The reservation expires `lease` seconds
+        from now unless renewed: each key is then charged `charge` instead of the hold, once.
+        The same `id` again, while it lives, returns the same reservation and holds nothing more.
+        """
+        ...
+
+    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+        """End a reservation: give back what it held and add `tokens` to `used` (0: a plain release).
+
+        A reservation that has ended is left alone. One that expired meanwhile is corrected: its
+        charge is replaced by `tokens`. One the store has lost (flushed, replaced) is booked all the
+        same, once. A key that was reset since is not touched. `marks` whose
+        `share_ceil(limit, at_pct)` is reached by `used` after it are passed, once per epoch.
+        """
+        ...
+
+    def renew(self, ids: Collection[str], lease: float) -> set[str]:
+        """Let live reservations expire `lease` seconds from now; return the ids that are not alive."""
+        ...
+
+    def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+        """Pass these marks whatever the counter says; return those not passed before in this epoch."""
+        ...
+
+    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        """Return the state of each `(key, configured limit)`, dead reservations charged first."""
+        ...
+
+    def set_limit(self, key: BudgetKey, limit: int | None) -> None:
+        """Override the configured limit of one key from the next call on, everywhere; None: no longer."""
+        ...
+
+    def reset(self, key: BudgetKey) -> None:
+        """Start the counter anew: nothing used, nothing held, no mark passed."""
+        ...
+
+    def as_async(self) -> AsyncBackend:
+        """Return the same store for coroutines; it never blocks the event loop for long."""
+        ...
+
+    def close(self) -> None:
+        """Release connections. A closed backend opens them again when it is next used."""
+        ...
+
+
+class AsyncBackend(Protocol):
+    """The verbs of `Backend` that run in the life of a call, for coroutines."""
+
+    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+        """As `Backend.reserve`."""
+        ...
+
+    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+        """As `Backend.settle`."""
+        ...
+
+    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+        """As `Backend.pass_marks`."""
+        ...
+
+    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+        """As `Backend.get_states`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release the connections of this event loop."""
+        ...

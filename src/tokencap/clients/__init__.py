@@ -1,0 +1,1 @@
+"""Where calls are caught: one seam per SDK family, streams, raw replies, patching."""

@@ -1,0 +1,179 @@
+"""Bodies of replies that the caller reads by themselves: raw and streaming responses.
+
+The body stream of the HTTP response is wrapped. While the SDK's models read it, only its closing
+matters; when bytes are read directly they are kept, and the usage is found in them at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from functools import lru_cache
+from typing import Any
+
+from .._flow import arun, run
+from .._session import Ending
+from .exchange import Exchange
+
+__all__ = ["observe_read_body", "watch_body"]
+
+_MOST_KEPT = 64 * 2**20
+
+
+def observe_read_body(exchange: Exchange, response: Any) -> None:
+    """Note the usage in a response whose body is complete."""
+    _observe(exchange, response.headers, response.content)
+
+
+def watch_body(exchange: Exchange, response: Any, is_async: bool) -> None:
+    """Follow the body of a response that is still to be read. One that was read already is left alone."""
+    if not response.is_closed:
+        stream_type: Any = type(response.stream)
+        response.stream = _watched_class(stream_type)(exchange, response, is_async)
+
+
+@lru_cache(maxsize=32)
+def _watched_class(stream_type: Any) -> Any:
+    # httpx and its successor both test for their own base class.
+    bases = tuple(
+        base for base in stream_type.__mro__ if base.__name__ in ("SyncByteStream", "AsyncByteStream")
+    )
+    return type("WatchedBody", (_Watched, *bases), {})
+
+
+class _Watched:
+    """A body stream that knows which exchange it belongs to."""
+
+    def __init__(self, exchange: Exchange, response: Any, is_async: bool) -> None:
+        self._inner = response.stream
+        self._exchange = exchange
+        self._headers = response.headers
+        self._response_type = type(response)
+        self._is_async = is_async
+        self._kept: list[bytes] = []
+        self._size = 0
+        self._whole = False
+        self._unshown = b""
+
+    def __getattr__(self, name: str) -> Any:
+        # What the HTTP library (`elapsed`) and the SDK's own tracing (`stream_observer`) put there.
+        return getattr(self.__dict__["_inner"], name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._exchange.observed:
+            yield from self._inner
+            self._whole = True
+            return
+        for chunk in self._inner:
+            self._keep(chunk)
+            yield self._shown(chunk)
+        self._whole = True
+        if self._unshown:
+            yield self._unshown
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = self._inner.__aiter__()
+        try:
+            async for chunk in chunks:
+                self._keep(chunk)
+                yield self._shown(chunk)
+            self._whole = True
+            if self._unshown:
+                yield self._unshown
+        finally:
+            # In the task that reads: left to the collector, it would be closed in another.
+            close = getattr(chunks, "aclose", None)
+            if close is not None and not getattr(chunks, "ag_running", False):
+                await close()
+
+    def close(self) -> None:
+        self._inner.close()
+        if self._ends_here():
+            run(self._exchange.settle(self._ending()))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+        if self._ends_here():
+            await arun(self._exchange.settle(self._ending()))
+
+    def _keep(self, chunk: bytes) -> None:
+        if not self._exchange.observed and self._size < _MOST_KEPT:
+            self._kept.append(chunk)
+            self._size += len(chunk)
+
+    def _shown(self, chunk: bytes) -> bytes:
+        """Return what the caller reads: the bytes as they would have come had we not asked for usage."""
+        exchange = self._exchange
+        if not exchange.hides_usage or exchange.observed or self._headers.get("content-encoding"):
+            return chunk
+        received = self._unshown + chunk
+        end = max(received.rfind(b"\n\n") + 2, received.rfind(b"\n\r\n") + 3)
+        if end < 3:
+            end = 0
+        self._unshown = received[end:]
+        return _EVENT.sub(_without_usage, received[:end])
+
+    def _ends_here(self) -> bool:
+        if not self._exchange.open:
+            return False
+        if self._exchange.observed:
+            return not self._exchange.pulling
+        _observe(self._exchange, self._headers, self._decoded())
+        return True
+
+    def _ending(self) -> Ending:
+        return Ending.OK if self._whole else Ending.CUT
+
+    def _decoded(self) -> bytes:
+        raw = b"".join(self._kept)
+        encoding = self._headers.get("content-encoding")
+        if not encoding:
+            return raw
+        try:
+            content: bytes = self._response_type(
+                200, headers={"content-encoding": encoding}, content=raw
+            ).content
+            return content
+        except Exception:  # a compressed body that was cut off
+            return b""
+
+
+_EVENT = re.compile(rb"data:.*?(?:\r?\n){2}", re.DOTALL)
+_ONLY_USAGE = re.compile(rb'"choices":\s*\[\s*\]')
+_USAGE = re.compile(rb'"usage":\s*\{')
+_NO_USAGE = re.compile(rb',\s*"usage":\s*null')
+
+
+def _without_usage(event: re.Match[bytes]) -> bytes:
+    # Inside of a text these quotes would be escaped.
+    if _ONLY_USAGE.search(event[0]) and _USAGE.search(event[0]):
+        return b""
+    return _NO_USAGE.sub(b"", event[0])
+
+
+def _observe(exchange: Exchange, headers: Any, content: bytes) -> None:
+    tally = exchange.session.tally
+    kind = headers.get("content-type", "")
+    if "json" in kind:
+        try:
+            tally.reply(json.loads(content))
+        except ValueError:
+            return
+    elif "event-stream" in kind:
+        for event in _server_sent_events(content):
+            tally.event(event)
+
+
+def _server_sent_events(content: bytes) -> Iterator[Any]:
+    name = ""
+    for line in content.decode("utf-8", "replace").splitlines():
+        if line.startswith("event:"):
+            name = line[6:].strip()
+        elif line.startswith("data:"):
+            try:
+                data = json.loads(line[5:])
+            except ValueError:
+                continue
+            # The assistants' events name themselves outside of their data, as the SDK's models do.
+            yield {"event": name, "data": data} if name.startswith("thread.") else data

@@ -1,0 +1,81 @@
+"""`patch()`: every client that finishes construction gets the guarded `request`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Callable
+
+from ..errors import ConfigurationError
+from ..policy import Provider, as_member
+from .family import FAMILIES, Family, installed
+from .seam import install
+
+if TYPE_CHECKING:
+    from ..guard import Guard
+
+__all__ = ["Patch"]
+
+
+class Patch:
+    """The constructors of the SDKs' base clients, wrapped. Every client class passes through them."""
+
+    def __init__(self, families: list[Family], current: Callable[[], Guard]) -> None:
+        self.families = families
+        self._current = current
+        self._active = False
+        self._wrapped: list[tuple[type, Any, Any]] = []
+
+    @classmethod
+    def prepare(cls, providers: Iterable[Provider | str] | None, current: Callable[[], Guard]) -> Patch:
+        """Return a patch for these providers, checked but not applied."""
+        if providers is None:
+            families = [family for family in FAMILIES if installed(family)]
+            if not families:
+                raise ConfigurationError(
+                    "neither the anthropic nor the openai SDK is installed; "
+                    'pip install "tokencap[anthropic]" or "tokencap[openai]"'
+                )
+            return cls(families, current)
+        if isinstance(providers, (str, bytes)) or not isinstance(providers, Iterable):
+            raise ConfigurationError(f"providers is {providers!r}; it must be a list like ['anthropic']")
+        chosen = [as_member(Provider, item, "a provider in providers=") for item in providers]
+        if not chosen:
+            raise ConfigurationError("providers is empty; leave it out to patch every SDK that is installed")
+        families = [family for family in FAMILIES if family.provider in chosen]
+        for family in families:
+            if not installed(family):
+                raise ConfigurationError(
+                    f'the {family.package} SDK is not installed; pip install "tokencap[{family.package}]"'
+                )
+        return cls(families, current)
+
+    def apply(self) -> None:
+        """Wrap the constructors."""
+        self._active = True
+        for family in self.families:
+            for base in family.bases():
+                original = base.__dict__["__init__"]
+                wrapped = self._guarding(original)
+                base.__init__ = wrapped  # type: ignore[misc]
+                self._wrapped.append((base, original, wrapped))
+
+    def _guarding(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def __init__(client: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+            original(client, *args, **kwargs)
+            if self._active:
+                install(client, self._owner)
+
+        return __init__
+
+    def _owner(self) -> Guard | None:
+        return self._current() if self._active else None
+
+    def revert(self) -> None:
+        """Put the constructors back; where somebody wrapped ours since, ours stays and does nothing."""
+        self._active = False
+        for base, original, wrapped in self._wrapped:
+            if base.__dict__.get("__init__") is wrapped:
+                base.__init__ = original  # type: ignore[misc]
+        self._wrapped.clear()

@@ -1,0 +1,175 @@
+"""The seam: the one method of an SDK client through which every call passes, guarded.
+
+`install` puts a guarded `request` on a client instance. It calls whatever `type(client).request` is at
+that moment, so other instrumentation keeps working. Resources, helpers, raw accessors and platform
+variants all look `request` up on the client, and none calls it twice.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Callable
+
+from .._flow import Flow, arun, run
+from ..errors import ConfigurationError
+from .bodies import observe_read_body, watch_body
+from .exchange import Exchange, open_exchange
+from .family import Family, family_of
+from .streams import EXTENSION, attach_stream, guarded_stream_class
+
+if TYPE_CHECKING:
+    from ..guard import Guard
+
+__all__ = ["Owner", "install", "owner_of", "wrap_client"]
+
+_MARK = "_tokencap_owner"
+
+Owner = Callable[[], "Guard | None"]
+"""Says which Guard a client follows at this moment; None: no longer any. Raises if it must not be used."""
+
+
+def owner_of(client: Any) -> Owner | None:
+    """Return who guards a client, if anybody does."""
+    owner: Owner | None = vars(client).get(_MARK)
+    return owner
+
+
+def wrap_client(client: Any, owner: Owner) -> Any:
+    """Return a copy of a client, of the same class and on the same connections, that is guarded."""
+    family_of(client)
+    try:
+        copied = type(client).copy(client)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{type(client).__qualname__} cannot be copied ({error}): let its __init__ take the arguments of "
+            "its base class and pass them on, or guard it with tokencap.patch()"
+        ) from error
+    # The one setting that the SDKs' own copy() forgets.
+    copied._strict_response_validation = client._strict_response_validation
+    _install_with_copies(copied, owner)
+    return copied
+
+
+def _install_with_copies(client: Any, owner: Owner) -> None:
+    install(client, owner)
+
+    def copy(*args: Any, **kwargs: Any) -> Any:
+        copied = type(client).copy(client, *args, **kwargs)
+        _install_with_copies(copied, owner)
+        return copied
+
+    vars(client)["copy"] = vars(client)["with_options"] = copy
+
+
+def install(client: Any, owner: Owner) -> None:
+    """Guard a client in place. A later owner takes the place of an earlier one."""
+    family, is_async = family_of(client)
+    attributes = vars(client)
+    attributes[_MARK] = owner
+    attributes["request"] = (_async_request if is_async else _sync_request)(client, family, owner)
+
+    def get_status() -> Any:
+        """Return the status of the Guard this client follows."""
+        guard = owner()
+        if guard is None:
+            raise ConfigurationError("this client is no longer guarded")
+        return guard.get_status()
+
+    attributes["get_status"] = get_status
+
+
+def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., Any]:
+    def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        original = type(client).request
+        exchange = _open(owner, family, client, options, kwargs, False)
+        if exchange is None:
+            return original(client, cast_to, options, *args, **kwargs)
+        try:
+            run(exchange.begin())
+        except BaseException:
+            run(exchange.unsent())
+            raise
+        try:
+            try:
+                result = original(client, cast_to, exchange.options, *args, **kwargs)
+            except Exception as error:
+                if not exchange.without_usage(error):
+                    raise
+                result = original(client, cast_to, exchange.options, *args, **kwargs)
+        except BaseException as error:
+            run(exchange.failed(error))
+            raise
+        ended = _received(exchange, result, kwargs, False)
+        if ended is not None:
+            run(ended)
+        return result
+
+    return request
+
+
+def _async_request(client: Any, family: Family, owner: Owner) -> Callable[..., Any]:
+    async def request(cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        original = type(client).request
+        exchange = _open(owner, family, client, options, kwargs, True)
+        if exchange is None:
+            return await original(client, cast_to, options, *args, **kwargs)
+        try:
+            await arun(exchange.begin())
+        except BaseException:
+            await arun(exchange.unsent())
+            raise
+        try:
+            try:
+                result = await original(client, cast_to, exchange.options, *args, **kwargs)
+            except Exception as error:
+                if not exchange.without_usage(error):
+                    raise
+                result = await original(client, cast_to, exchange.options, *args, **kwargs)
+        except BaseException as error:
+            await arun(exchange.failed(error))
+            raise
+        ended = _received(exchange, result, kwargs, True)
+        if ended is not None:
+            await arun(ended)
+        return result
+
+    return request
+
+
+def _open(
+    owner: Owner, family: Family, client: Any, options: Any, kwargs: dict[str, Any], is_async: bool
+) -> Exchange | None:
+    guard = owner()
+    if guard is None:
+        return None
+    streaming = bool(kwargs.get("stream"))
+    exchange = open_exchange(guard.runtime, family, client, options, streaming)
+    if exchange is not None and streaming and kwargs.get("stream_cls") is not None:
+        kwargs["stream_cls"] = guarded_stream_class(kwargs["stream_cls"], is_async)
+    return exchange
+
+
+def _received(exchange: Exchange, result: Any, kwargs: dict[str, Any], is_async: bool) -> Flow[None] | None:
+    """Return how to settle by what `request` returned; None when that has to be read first."""
+    if hasattr(type(result), "__stream__"):
+        attach_stream(exchange, result, is_async)
+        return None
+    response = _response_of(result)
+    if response is None:
+        return exchange.replied(result)
+    if response.is_closed and not kwargs.get("stream"):
+        observe_read_body(exchange, response)
+        return exchange.settle()
+    response.extensions[EXTENSION] = exchange
+    watch_body(exchange, response, is_async)
+    weakref.finalize(response, exchange.drop).atexit = False
+    return None
+
+
+def _response_of(result: Any) -> Any:
+    """Return the HTTP response in a raw reply, whichever of the SDK's wrappers holds it."""
+    fields = getattr(result, "__dict__", {})
+    for candidate in (fields.get("http_response"), fields.get("response"), result):
+        if hasattr(type(candidate), "iter_raw"):
+            return candidate
+    return None

@@ -1,0 +1,147 @@
+"""Streams: the SDK's own classes, with one method overridden so that every event passes our eyes.
+
+The endings: exhausted, closed, left by `with`, broken out of, an error in the consumer or from the
+provider, cancelled, never iterated, dropped. Usage counts when its event passes, so that a consumer
+that stops there leaves nothing behind; the rest end in `settle`, which only the first reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import types
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from functools import lru_cache
+from typing import Any, get_origin
+
+from .._flow import arun, run
+from .._session import Ending
+from .bodies import watch_body
+from .exchange import Exchange
+
+__all__ = ["EXTENSION", "attach_stream", "guarded_stream_class"]
+
+EXTENSION = "tokencap"
+"""Where a response carries its exchange, from the reply to the moment it is iterated."""
+
+
+@lru_cache(maxsize=256)
+def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
+    """Return a subclass of `stream_cls` (a class or a parametrised alias) whose events are observed.
+
+    The SDK reads the type of the events from the bases, so the alias itself has to be the base.
+    """
+    origin = get_origin(stream_cls) or stream_cls
+
+    def stream(self: Any) -> Any:
+        # On a copy: a generator that holds its own stream keeps a dropped one alive until the collector runs.
+        source = origin.__stream__(copy.copy(self))
+        return _aevents(self.response, source) if is_async else _events(self.response, source)
+
+    def fill(namespace: dict[str, Any]) -> None:
+        namespace["__stream__"] = stream
+        namespace["__module__"] = origin.__module__
+        namespace["__doc__"] = origin.__doc__
+
+    cls = types.new_class(origin.__name__, (stream_cls,), {}, fill)
+    cls.__qualname__ = origin.__qualname__
+    return cls
+
+
+def attach_stream(exchange: Exchange, stream: Any, is_async: bool) -> None:
+    """Tie a stream that has not been iterated yet to its exchange."""
+    stream.response.extensions[EXTENSION] = exchange
+    exchange.observed = True
+    watch_body(exchange, stream.response, is_async)
+    weakref.finalize(stream, exchange.drop).atexit = False
+
+
+def _events(response: Any, source: Iterator[Any]) -> Iterator[Any]:
+    # Asked for only now: some versions make this generator before the exchange is attached.
+    exchange = response.extensions.get(EXTENSION)
+    if exchange is None:
+        yield from source
+        return
+    exchange.observed = exchange.pulling = True
+    tally, hides = exchange.session.tally, exchange.hides_usage
+    held: list[Any] = []
+    try:
+        for event in source:
+            exchange.pulling = False
+            only_usage = tally.event(event)
+            if tally.done:
+                run(exchange.settle())
+            if held:
+                yield held.pop()
+            if not (only_usage and hides):
+                if hides:
+                    event = exchange.visible(event)
+                if tally.awaited and exchange.open:
+                    # The usage comes right after this event, and many consumers stop here.
+                    held.append(event)
+                else:
+                    yield event
+            exchange.pulling = True
+        run(exchange.settle())
+        if held:
+            yield held.pop()
+    except GeneratorExit:
+        # Maybe in a finalizer, which must not wait for a store: nor when the source closes its response.
+        exchange.pulling = True
+        exchange.drop()
+        raise
+    except BaseException as error:
+        run(exchange.settle(_ending(error)))
+        if held:
+            yield held.pop()
+        raise
+    finally:
+        source.close()  # type: ignore[attr-defined]
+
+
+async def _aevents(response: Any, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    exchange = response.extensions.get(EXTENSION)
+    if exchange is None:
+        async for event in source:
+            yield event
+        return
+    exchange.observed = exchange.pulling = True
+    tally, hides = exchange.session.tally, exchange.hides_usage
+    held: list[Any] = []
+    try:
+        async for event in source:
+            exchange.pulling = False
+            only_usage = tally.event(event)
+            if tally.done:
+                await arun(exchange.settle())
+            if held:
+                yield held.pop()
+            if not (only_usage and hides):
+                if hides:
+                    event = exchange.visible(event)
+                if tally.awaited and exchange.open:
+                    held.append(event)
+                else:
+                    yield event
+            exchange.pulling = True
+        await arun(exchange.settle())
+        if held:
+            yield held.pop()
+    except GeneratorExit:
+        exchange.pulling = True
+        exchange.drop()
+        raise
+    except BaseException as error:
+        await arun(exchange.settle(_ending(error)))
+        if held:
+            yield held.pop()
+        raise
+    finally:
+        # An event loop that shuts down closes all generators at once, this one's source among them.
+        if not getattr(source, "ag_running", False):
+            await source.aclose()  # type: ignore[attr-defined]
+
+
+def _ending(error: BaseException) -> Ending:
+    return Ending.CANCELLED if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) else Ending.CUT

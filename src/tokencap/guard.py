@@ -1,0 +1,313 @@
+"""Guard: a policy, whose budgets they are, and where they are kept."""
+
+# A subclass (Azure) is listed before its base to keep its own type.
+# mypy: disable-error-code="overload-overlap"
+# pyright: reportOverlappingOverload=false
+
+from __future__ import annotations
+
+import atexit
+import uuid
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ._flow import run
+from ._plan import Plan
+from ._runtime import Runtime
+from .backends.protocol import Backend
+from .backends.sqlite import SQLiteBackend
+from .budget import BudgetKey
+from .clients.family import family_of
+from .clients.seam import owner_of, wrap_client
+from .errors import ConfigurationError
+from .policy import Policy, Provider, check_count
+from .status import StatusResponse, build_status
+from .telemetry.otel import metrics
+
+if TYPE_CHECKING:
+    import anthropic
+    import openai
+    from typing_extensions import Self
+
+    from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
+    from .telemetry.record import CallHook
+
+__all__ = ["Guard"]
+
+C = TypeVar("C")
+G = TypeVar("G", bound="Guard")
+
+LEASE_SECONDS = 60.0
+_SHOWN = 64
+_DAY = 86_400.0
+
+
+class Guard:
+    """Counts what its clients spend against the budgets of a policy, and enforces it.
+
+    `identifiers` says whose budget each dimension is (`{"tenant": "acme"}`); a dimension that is
+    left out gets a random one, so a budget of this Guard alone. Several Guards may share a backend.
+    `wait` is how many seconds a call waits when only the holds of other calls stand in its way (0: it
+    is refused at once). `on_backend_error` is what happens while the store fails: "block" raises
+    `BackendError` and makes no call; "allow" makes the call and books it when the store is back.
+    `lease_seconds` is how long the hold of a process that died is kept.
+
+    A Guard is closed with `teardown()` or by leaving a `with` block; its clients then raise
+    `ConfigurationError` rather than spend unguarded.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        identifiers: Mapping[str, str] | None = None,
+        backend: Backend | None = None,
+        otel_enabled: bool = True,
+        *,
+        wait: float = 0.0,
+        on_backend_error: str = "block",
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        if not isinstance(policy, Policy):
+            raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
+        self.policy = policy
+        self.identifiers: dict[str, str] = _check_identifiers(policy, identifiers)
+        # A class has the methods too, and is usually one that somebody forgot to call.
+        if backend is not None and (isinstance(backend, type) or not isinstance(backend, Backend)):
+            raise ConfigurationError(
+                f"backend is {backend!r}; it must have the methods of tokencap.backends.protocol.Backend "
+                "(SQLiteBackend, RedisBackend or your own)"
+            )
+        _check_seconds(lease_seconds, "lease_seconds", 0.1)
+        _check_seconds(wait, "wait", 0.0)
+        if on_backend_error not in ("block", "allow"):
+            raise ConfigurationError(
+                f"on_backend_error is {on_backend_error!r}; accepted are 'block', 'allow'"
+            )
+        self._owns_backend = backend is None
+        self.backend: Backend = SQLiteBackend() if backend is None else backend
+        self.runtime = Runtime(
+            Plan.of(policy, self.identifiers),
+            self.backend,
+            metrics() if otel_enabled else None,
+            lease=float(lease_seconds),
+            wait=float(wait),
+            on_backend_error=on_backend_error,
+            max_output_tokens=policy.max_output_tokens,
+            min_output_tokens=policy.min_output_tokens,
+        )
+        self._closed = False
+        _open_guards.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """True after `teardown()`."""
+        return self._closed
+
+    @overload
+    def wrap(self, client: anthropic.Anthropic) -> GuardedAnthropic: ...
+    @overload
+    def wrap(self, client: anthropic.AsyncAnthropic) -> GuardedAsyncAnthropic: ...
+    @overload
+    def wrap(self, client: openai.AzureOpenAI) -> openai.AzureOpenAI: ...
+    @overload
+    def wrap(self, client: openai.AsyncAzureOpenAI) -> openai.AsyncAzureOpenAI: ...
+    @overload
+    def wrap(self, client: openai.OpenAI) -> GuardedOpenAI: ...
+    @overload
+    def wrap(self, client: openai.AsyncOpenAI) -> GuardedAsyncOpenAI: ...
+    @overload
+    def wrap(self, client: C) -> C: ...
+    def wrap(self, client: Any) -> Any:
+        """Return a guarded copy of a client of a supported SDK; the one given stays as it is.
+
+        The copy has the same class and shares the connections, and it has `get_status()`. A client
+        that this Guard guards already is returned as it is. Raises `ConfigurationError`.
+        """
+        self._check_open()
+        family_of(client)
+        return client if self._guards(client) else wrap_client(client, self._owner)
+
+    @overload
+    def wrap_anthropic(self, client: anthropic.Anthropic) -> GuardedAnthropic: ...
+    @overload
+    def wrap_anthropic(self, client: anthropic.AsyncAnthropic) -> GuardedAsyncAnthropic: ...
+    @overload
+    def wrap_anthropic(self, client: C) -> C: ...
+    def wrap_anthropic(self, client: Any) -> Any:
+        """Return a guarded copy of a client of the anthropic SDK."""
+        return self._wrap_of(Provider.ANTHROPIC, client)
+
+    @overload
+    def wrap_openai(self, client: openai.AzureOpenAI) -> openai.AzureOpenAI: ...
+    @overload
+    def wrap_openai(self, client: openai.AsyncAzureOpenAI) -> openai.AsyncAzureOpenAI: ...
+    @overload
+    def wrap_openai(self, client: openai.OpenAI) -> GuardedOpenAI: ...
+    @overload
+    def wrap_openai(self, client: openai.AsyncOpenAI) -> GuardedAsyncOpenAI: ...
+    @overload
+    def wrap_openai(self, client: C) -> C: ...
+    def wrap_openai(self, client: Any) -> Any:
+        """Return a guarded copy of a client of the openai SDK."""
+        return self._wrap_of(Provider.OPENAI, client)
+
+    def _wrap_of(self, provider: Provider, client: Any) -> Any:
+        found = family_of(client)[0].provider
+        if found is not provider:
+            raise ConfigurationError(f"this is a client of the {found} SDK; use wrap_{found}() or wrap()")
+        return self.wrap(client)
+
+    def _guards(self, client: Any) -> bool:
+        owner = owner_of(client)
+        try:
+            return owner is not None and owner() is self
+        except ConfigurationError:
+            return False
+
+    def _owner(self) -> Guard:
+        self._check_open()
+        return self
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError(
+                "this Guard was closed by teardown(); its clients make no unguarded calls. "
+                "Wrap the client again with a new Guard"
+            )
+
+    def get_status(self) -> StatusResponse:
+        """Return the state of every budget now. Raises `BackendError` when the store fails."""
+        self._check_open()
+        return build_status(self.runtime.plan, run(self.runtime.states()))
+
+    def set_limit(self, dimension: str, limit: int | None) -> None:
+        """Change the limit of a budget for every process from its next call on; None: as the policy says."""
+        if limit is not None:
+            check_count(limit, "limit")
+        self.backend.set_limit(self._key(dimension), limit)
+
+    def reset(self, dimension: str) -> None:
+        """Start a budget anew: nothing used, nothing held, every threshold ahead."""
+        self.backend.reset(self._key(dimension))
+
+    def _key(self, dimension: str) -> BudgetKey:
+        self._check_open()
+        if dimension not in self.identifiers:
+            known = ", ".join(map(repr, self.identifiers))
+            raise ConfigurationError(f"there is no dimension {dimension!r} in the policy; there is {known}")
+        return BudgetKey(dimension, self.identifiers[dimension])
+
+    def on_call(self, hook: CallHook) -> None:
+        """Have `hook(record)` called with the `CallRecord` of every call that has ended."""
+        self.runtime.hooks.append(hook)
+
+    def teardown(self) -> None:
+        """Settle what is open, deliver the webhooks queued, release the store. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        _open_guards.discard(self)
+        try:
+            self.runtime.keeper.close()
+            self.runtime.webhooks.flush()
+        finally:
+            if self._owns_backend:
+                self.backend.close()
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.teardown()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.teardown()
+
+    def startup_lines(self) -> list[str]:
+        """Return what is printed when a session starts: one line a dimension."""
+        where = f"backend={self.backend.name}"
+        return [
+            f"[tokencap] session started: {name}={self.shown(name)} {where} {self.limit_of(name)}"
+            for name in self.policy.dimensions
+        ]
+
+    def budget_lines(self) -> list[str]:
+        """Return the same without a session to name: where, and how much of each dimension."""
+        first, *others = self.policy.dimensions
+        if not others:
+            return [f"backend={self.backend.name} {self.limit_of(first)}"]
+        named = [f"{name}={self.shown(name)} {self.limit_of(name)}" for name in self.policy.dimensions]
+        return [f"backend={self.backend.name}", *named]
+
+    def shown(self, dimension: str) -> str:
+        """Return an identifier as it is printed, on one line: a generated one by its first 8 characters."""
+        identifier = self.identifiers[dimension]
+        if isinstance(identifier, _Generated):
+            return identifier[:8]
+        shown = identifier if identifier.isprintable() else ascii(identifier)
+        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+
+    def limit_of(self, dimension: str) -> str:
+        """Return how the limit of a dimension is printed, saying so when nothing will block."""
+        policy = self.policy.dimensions[dimension]
+        if policy.limit is None:
+            return "(no limit set)"
+        blocks = "" if policy.block_at is not None else " (no BLOCK action: never blocked)"
+        return f"limit={policy.limit} tokens{blocks}"
+
+
+def _check_seconds(value: object, name: str, least: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Threads cannot sleep for longer than a few centuries, and nobody means to.
+    if not number or not least <= value <= _DAY:  # type: ignore[operator]
+        raise ConfigurationError(
+            f"{name} is {value!r}; it must be a number of seconds, at least {least:g} and at most a day"
+        )
+
+
+class _Generated(str):
+    """An identifier made up by us."""
+
+    __slots__ = ()
+
+
+def _check_identifiers(policy: Policy, identifiers: Mapping[str, str] | None) -> dict[str, str]:
+    if identifiers is None:
+        identifiers = {}
+    if not isinstance(identifiers, Mapping):
+        raise ConfigurationError(
+            f"identifiers is {identifiers!r}; it must be a mapping like {{'tenant': 'acme'}}"
+        )
+    unknown = [name for name in identifiers if name not in policy.dimensions]
+    if unknown:
+        raise ConfigurationError(
+            f"identifiers names {', '.join(map(repr, unknown))}, which the policy does not; "
+            f"its dimensions are {', '.join(map(repr, policy.dimensions))}"
+        )
+    for name, value in identifiers.items():
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(
+                f"the identifier of {name!r} is {value!r}; it must be a non-empty string"
+            )
+    return {name: identifiers.get(name) or _Generated(uuid.uuid4()) for name in policy.dimensions}
+
+
+_open_guards: weakref.WeakSet[Guard] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for guard in list(_open_guards):
+        guard.teardown()
+
+
+atexit.register(_close_all)

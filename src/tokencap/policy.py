@@ -1,0 +1,273 @@
+"""What is allowed: `Policy > DimensionPolicy > Threshold > Action`. Frozen, validated when built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Callable, TypeVar
+from urllib.parse import urlsplit
+
+from .budget import UNLIMITED
+from .errors import ConfigurationError
+
+__all__ = [
+    "Action",
+    "ActionKind",
+    "DimensionPolicy",
+    "Policy",
+    "Provider",
+    "ResetPeriod",
+    "Threshold",
+    "check_count",
+    "check_dimension",
+]
+
+
+class _Named(str, Enum):
+    """An enum whose members are their own string values, in every Python version."""
+
+    __str__ = str.__str__
+
+    def __format__(self, spec: str) -> str:
+        return str.__format__(self.value, spec)
+
+
+class ActionKind(_Named):
+    """What happens at a threshold, in the order it happens."""
+
+    WARN = "WARN"
+    WEBHOOK = "WEBHOOK"
+    DEGRADE = "DEGRADE"
+    BLOCK = "BLOCK"
+
+
+class Provider(_Named):
+    """Whose SDK is guarded."""
+
+    ANTHROPIC = "anthropic"
+    OPENAI = "openai"
+
+
+class ResetPeriod(_Named):
+    """How often a counter starts anew."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+E = TypeVar("E", bound=_Named)
+
+
+def as_member(kind: type[E], value: object, what: str) -> E:
+    """Return the member of `kind` that `value` is or spells."""
+    try:
+        return kind(value)
+    except ValueError:
+        accepted = ", ".join(repr(member.value) for member in kind)
+        raise ConfigurationError(f"{what} is {value!r}; accepted are {accepted}") from None
+
+
+def check_count(value: object, what: str) -> int:
+    """Return `value` if it is a whole number of tokens of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigurationError(
+            f"{what} is {value!r}; it must be a whole number of tokens, an int of at least 1"
+        )
+    if not 1 <= value < UNLIMITED:
+        raise ConfigurationError(f"{what} is {value:,}; it must be at least 1 and below {UNLIMITED:,} tokens")
+    return value
+
+
+def check_dimension(value: object) -> str:
+    """Return `value` if it can name a dimension."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(
+            f"a dimension is named {value!r}; names are non-empty strings like 'session'"
+        )
+    return value
+
+
+_FIELD_OF = {ActionKind.WARN: "callback", ActionKind.WEBHOOK: "webhook_url", ActionKind.DEGRADE: "degrade_to"}
+
+
+@dataclass(frozen=True, init=False)
+class Action:
+    """One thing to do at a threshold.
+
+    WARN takes `callback(status)`, called once per window in the caller's thread; it may be
+    `async def`. DEGRADE takes `degrade_to`: a model, or a mapping from provider or from model to
+    model. WEBHOOK takes `webhook_url` (http or https). BLOCK takes nothing.
+    """
+
+    kind: ActionKind
+    callback: Callable[[Any], Any] | None = None
+    degrade_to: str | Mapping[str, str] | None = None
+    webhook_url: str | None = None
+
+    def __init__(
+        self,
+        kind: ActionKind | str,
+        callback: Callable[[Any], Any] | None = None,
+        degrade_to: str | Mapping[str, str] | None = None,
+        webhook_url: str | None = None,
+    ) -> None:
+        kind = as_member(ActionKind, kind, "the kind of an Action")
+        fields = {"kind": kind, "callback": callback, "degrade_to": degrade_to, "webhook_url": webhook_url}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        wanted = _FIELD_OF.get(kind)
+        for name in ("callback", "degrade_to", "webhook_url"):
+            if name != wanted and getattr(self, name) is not None:
+                raise ConfigurationError(f"{name}= was given to a {kind} action, which has no use for it")
+        if kind is ActionKind.WARN and not callable(self.callback):
+            raise ConfigurationError(
+                f"a WARN action needs callback=, a function of one StatusResponse; it is {self.callback!r}"
+            )
+        if kind is ActionKind.DEGRADE:
+            object.__setattr__(self, "degrade_to", _check_degrade_to(self.degrade_to))
+        if kind is ActionKind.WEBHOOK:
+            _check_url(self.webhook_url)
+
+
+def _check_degrade_to(value: object) -> str | dict[str, str]:
+    if isinstance(value, str) and value.strip():
+        return str(value)
+    if isinstance(value, Mapping) and value:
+        items = {str(key): model for key, model in value.items() if isinstance(key, str) and key.strip()}
+        if len(items) == len(value) and all(isinstance(m, str) and m.strip() for m in items.values()):
+            return items
+    raise ConfigurationError(
+        f"a DEGRADE action needs degrade_to=, a model name or a mapping like "
+        f"{{'anthropic': 'claude-haiku-4-5', 'gpt-4o': 'gpt-4o-mini'}}; it is {value!r}"
+    )
+
+
+_IN_A_URL = frozenset(map(chr, range(33, 127)))
+
+
+def _check_url(value: object) -> None:
+    problem = "it must be an http:// or https:// URL with a host, in ASCII without spaces"
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"a WEBHOOK action needs webhook_url=; it is {value!r}; {problem}")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"webhook_url is not a URL ({error}); {problem}") from None
+    if parts.scheme not in ("http", "https") or not host or not _IN_A_URL.issuperset(value):
+        raise ConfigurationError(f"webhook_url has scheme {parts.scheme!r} and host {host!r}; {problem}")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Actions due at a share of the limit; `at_pct=0.8` is 80 %."""
+
+    at_pct: float
+    actions: Sequence[Action]
+
+    def __post_init__(self) -> None:
+        at = self.at_pct
+        if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 < at <= 1:
+            raise ConfigurationError(
+                f"at_pct is {at!r}; it must be a number above 0 and at most 1 (0.8 is 80 %)"
+            )
+        object.__setattr__(self, "at_pct", float(at))
+        object.__setattr__(self, "actions", _sequence_of(Action, self.actions, "actions", least=1))
+        kinds = [action.kind for action in self.actions]
+        if kinds.count(ActionKind.DEGRADE) > 1:
+            raise ConfigurationError(f"the threshold at {at} has more than one DEGRADE action")
+
+
+T = TypeVar("T")
+
+
+def _sequence_of(kind: type[T], value: object, what: str, least: int = 0) -> tuple[T, ...]:
+    if isinstance(value, kind) or not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise ConfigurationError(f"{what} is {value!r}; it must be a list of {kind.__name__}")
+    for item in value:
+        if not isinstance(item, kind):
+            raise ConfigurationError(f"{what} holds {item!r}; it must hold {kind.__name__} objects only")
+    if len(value) < least:
+        raise ConfigurationError(f"{what} is empty; at least {least} {kind.__name__} is needed")
+    return tuple(value)
+
+
+@dataclass(frozen=True)
+class DimensionPolicy:
+    """The limit of one dimension, in tokens, and what happens on the way there.
+
+    Without a BLOCK action nothing is ever refused. Without `limit` the dimension is only counted.
+    """
+
+    limit: int | None = None
+    thresholds: Sequence[Threshold] = ()
+    reset_every: ResetPeriod | None = None
+    strict: bool = False
+    """Never over, under any concurrency: every call holds all it can take, and its output is capped."""
+
+    def __post_init__(self) -> None:
+        thresholds = _sequence_of(Threshold, self.thresholds, "thresholds")
+        object.__setattr__(self, "thresholds", tuple(sorted(thresholds, key=lambda t: t.at_pct)))
+        if self.limit is not None:
+            check_count(self.limit, "limit")
+        elif self.strict:
+            raise ConfigurationError("strict=True was given without a limit= to keep")
+        elif thresholds:
+            raise ConfigurationError("thresholds are shares of a limit, and no limit= was given")
+        if self.reset_every is not None:
+            raise ConfigurationError(
+                "reset_every is not active in this version; leave it out and call backend.reset(key) "
+                "at the end of a period, or put the period into the identifier ('acme:2026-03-27')"
+            )
+
+    @property
+    def block_at(self) -> float | None:
+        """The share of the limit above which calls are refused; None when nothing blocks."""
+        for threshold in self.thresholds:
+            if any(action.kind is ActionKind.BLOCK for action in threshold.actions):
+                return threshold.at_pct
+        return 1.0 if self.strict else None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The limits of every dimension, by name."""
+
+    dimensions: Mapping[str, DimensionPolicy]
+    name: str = "default"
+    max_output_tokens: int = 4_096
+    """The output cap written into calls that state none, under a strict dimension."""
+    min_output_tokens: int | None = None
+    """The least a strict dimension may clamp an output cap to. By default half of the cap, or less where the
+    model is known to answer in less."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.dimensions, Mapping) or not self.dimensions:
+            raise ConfigurationError(
+                f"dimensions is {self.dimensions!r}; it must be a non-empty mapping like "
+                "{'session': DimensionPolicy(limit=50_000)}"
+            )
+        for dimension, policy in self.dimensions.items():
+            check_dimension(dimension)
+            if not isinstance(policy, DimensionPolicy):
+                raise ConfigurationError(
+                    f"the policy of {dimension!r} is {policy!r}; it must be a DimensionPolicy"
+                )
+        object.__setattr__(self, "dimensions", dict(self.dimensions))
+        check_count(self.max_output_tokens, "max_output_tokens")
+        if self.min_output_tokens is not None:
+            check_count(self.min_output_tokens, "min_output_tokens")
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigurationError(f"the name of a Policy is {self.name!r}; it must be a non-empty string")
+
+    @classmethod
+    def blocking(cls, limit: int, strict: bool = False) -> Policy:
+        """Return what `limit=N` is short for: one dimension, `session`, blocked at 100 %."""
+        block = Threshold(at_pct=1.0, actions=[Action(kind=ActionKind.BLOCK)])
+        return cls({"session": DimensionPolicy(limit=limit, thresholds=[block], strict=strict)})
+
+    @classmethod
+    def tracking(cls) -> Policy:
+        """Return the policy that counts and enforces nothing."""
+        return cls({"session": DimensionPolicy()})

@@ -1,0 +1,1 @@
+"""What is told about a call once it has ended."""

@@ -1,0 +1,513 @@
+"""What every store must do. Real clocks and short leases: some stores have a clock of their own."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import pytest
+
+from tokencap.backends.protocol import Backend
+from tokencap.budget import UNLIMITED, BudgetKey, BudgetState, Hold, Mark
+from tokencap.errors import ConfigurationError
+
+LEASE = 30.0
+SHORT = 0.05
+A = BudgetKey("tenant", "acme")
+B = BudgetKey("session", "s-1")
+C = BudgetKey("run", "r-1")
+
+
+def new() -> str:
+    return uuid.uuid4().hex
+
+
+def hold(key=A, *, limit=100, ceiling=1.0, need=10, amount=20, elastic=False):
+    return Hold(key, limit, ceiling, need, amount, elastic)
+
+
+def take(backend, *holds, id=None, charge=10, lease=LEASE):
+    grant = backend.reserve(id or new(), holds or (hold(),), charge, lease)
+    assert grant.reservation is not None
+    return grant.reservation
+
+
+def spend(backend, tokens, key=A, limit=100, marks=()):
+    free = take(backend, hold(key, limit=limit, ceiling=None, need=0, amount=0))
+    return backend.settle(free, tokens, marks)
+
+
+def state(backend, key=A, limit=100):
+    return backend.get_states([(key, limit)])[0]
+
+
+def die(backend, *holds, charge=10):
+    """A reservation whose owner is gone and whose lease is over."""
+    reservation = take(backend, *holds, charge=charge, lease=SHORT)
+    time.sleep(SHORT * 1.5)
+    return reservation
+
+
+def test_it_is_a_backend(store):
+    assert isinstance(store.handle(), Backend)
+
+
+def test_its_name_says_what_it_is(store, store_name):
+    assert store.handle().name.split(":")[0] == store_name.split("-")[0]
+
+
+class TestReserve:
+    def test_the_states_are_those_before_the_call(self, backend):
+        spend(backend, 7)
+        grant = backend.reserve(new(), [hold()], 10, LEASE)
+        assert grant.states == (BudgetState(A, 100, 7),)
+        assert grant.refused == ()
+
+    def test_what_is_held_is_reserved(self, backend):
+        take(backend)
+        take(backend, hold(amount=5))
+        assert state(backend) == BudgetState(A, 100, 0, 25, 2)
+
+    def test_the_reservation_says_what_each_key_holds(self, backend):
+        reservation = take(backend, hold(A, amount=20), hold(B, amount=30), id="call-1", charge=9)
+        assert reservation.id == "call-1"
+        assert reservation.charge == 9
+        assert [(held.key, held.amount) for held in reservation.holds] == [(A, 20), (B, 30)]
+
+    def test_exactly_what_is_left_is_admitted(self, backend):
+        spend(backend, 90)
+        assert take(backend, hold(need=10))
+
+    def test_one_token_too_much_is_refused(self, backend):
+        spend(backend, 91)
+        grant = backend.reserve(new(), [hold(need=10)], 10, LEASE)
+        assert grant == (None, (BudgetState(A, 100, 91),), (A,))
+
+    def test_nothing_is_admitted_once_nothing_is_left(self, backend):
+        spend(backend, 100)
+        assert backend.reserve(new(), [hold(need=0)], 0, LEASE).reservation is None
+
+    def test_what_others_hold_counts(self, backend):
+        take(backend, hold(amount=95))
+        assert backend.reserve(new(), [hold(need=10)], 10, LEASE).refused == (A,)
+
+    def test_the_own_amount_does_not_count_for_admission(self, backend):
+        assert take(backend, hold(need=10, amount=5000))
+
+    def test_a_ceiling_below_the_limit_is_a_share_of_it(self, backend):
+        assert backend.reserve(new(), [hold(ceiling=0.29, need=30)], 0, LEASE).refused == (A,)
+        assert take(backend, hold(ceiling=0.29, need=29))
+
+    def test_a_ceiling_above_the_limit_is_a_share_of_it(self, backend):
+        spend(backend, 100)
+        assert take(backend, hold(ceiling=1.5, need=50))
+
+    def test_without_a_ceiling_nothing_is_refused(self, backend):
+        spend(backend, 500)
+        assert take(backend, hold(ceiling=None, need=500))
+
+    def test_a_key_without_a_limit_is_only_tracked(self, backend):
+        assert take(backend, hold(limit=UNLIMITED, ceiling=None, need=10**9, amount=10**9))
+        assert state(backend, limit=UNLIMITED) == BudgetState(A, UNLIMITED, 0, 10**9, 1)
+
+    def test_a_refusal_holds_nothing_on_any_key(self, backend):
+        spend(backend, 95, B)
+        grant = backend.reserve(new(), [hold(A), hold(B)], 10, LEASE)
+        assert grant.reservation is None
+        assert grant.refused == (B,)
+        assert backend.get_states([(A, 100), (B, 100)]) == (BudgetState(A, 100, 0), BudgetState(B, 100, 95))
+
+    def test_a_refusal_names_every_key_without_room(self, backend):
+        assert backend.reserve(new(), [hold(A, need=101), hold(B, need=101)], 0, LEASE).refused == (A, B)
+
+    def test_the_same_id_again_holds_nothing_more(self, backend):
+        first = backend.reserve("call-1", [hold(A), hold(B)], 10, LEASE)
+        again = backend.reserve("call-1", [hold(A), hold(B)], 10, LEASE)
+        assert again == first
+        assert state(backend) == BudgetState(A, 100, 0, 20, 1)
+
+    def test_the_same_id_again_is_not_refused_because_of_its_own_hold(self, backend):
+        first = backend.reserve("call-1", [hold(amount=100)], 10, LEASE)
+        assert backend.reserve("call-1", [hold(amount=100)], 10, LEASE) == first
+
+    def test_an_id_may_be_used_again_once_it_has_ended(self, backend):
+        backend.settle(take(backend, id="call-1"), 5)
+        take(backend, id="call-1")
+        assert state(backend) == BudgetState(A, 100, 5, 20, 1)
+
+    def test_the_same_key_twice_is_a_mistake(self, backend):
+        with pytest.raises(ValueError):
+            backend.reserve(new(), [hold(A), hold(A)], 10, LEASE)
+
+
+class TestElasticHolds:
+    def test_they_take_what_is_left_below_the_ceiling(self, backend):
+        spend(backend, 30)
+        (held,) = take(backend, hold(need=10, amount=500, elastic=True)).holds
+        assert held.amount == 70
+
+    def test_they_take_no_more_than_their_amount(self, backend):
+        (held,) = take(backend, hold(need=10, amount=40, elastic=True)).holds
+        assert held.amount == 40
+
+    def test_they_are_refused_below_their_need(self, backend):
+        spend(backend, 95)
+        assert backend.reserve(new(), [hold(need=10, amount=40, elastic=True)], 0, LEASE).refused == (A,)
+
+    def test_all_elastic_keys_hold_the_same(self, backend):
+        spend(backend, 30, A)
+        spend(backend, 60, B)
+        reservation = take(
+            backend, hold(A, amount=500, elastic=True), hold(B, amount=500, elastic=True), hold(C, amount=77)
+        )
+        assert [held.amount for held in reservation.holds] == [40, 40, 77]
+
+    def test_without_a_ceiling_only_the_amount_bounds_them(self, backend):
+        free = hold(A, ceiling=None, amount=500, elastic=True)
+        assert [held.amount for held in take(backend, free).holds] == [500]
+
+    def test_never_past_the_limit(self, backend):
+        for _ in range(5):
+            backend.reserve(new(), [hold(need=10, amount=30, elastic=True)], 10, LEASE)
+        assert state(backend) == BudgetState(A, 100, 0, 100, 4)
+
+
+class TestSettle:
+    def test_the_hold_is_replaced_by_what_was_spent(self, backend):
+        settlement = backend.settle(take(backend), 33)
+        assert settlement == ((BudgetState(A, 100, 33),), ())
+        assert state(backend) == BudgetState(A, 100, 33)
+
+    def test_more_than_was_held_is_booked_too(self, backend):
+        backend.settle(take(backend), 133)
+        assert state(backend).used == 133
+        assert state(backend).remaining == -33
+
+    def test_nothing_spent_is_a_release(self, backend):
+        backend.settle(take(backend), 0)
+        assert state(backend) == BudgetState(A, 100, 0)
+
+    def test_every_key_is_settled(self, backend):
+        settlement = backend.settle(take(backend, hold(A), hold(B, limit=50)), 7)
+        assert settlement.states == (BudgetState(A, 100, 7), BudgetState(B, 50, 7))
+
+    def test_a_second_time_changes_nothing(self, backend):
+        reservation = take(backend)
+        backend.settle(reservation, 33)
+        assert backend.settle(reservation, 33) == ((), ())
+        assert state(backend) == BudgetState(A, 100, 33)
+
+    def test_a_second_time_passes_no_marks(self, backend):
+        reservation = take(backend)
+        backend.settle(reservation, 90)
+        assert backend.settle(reservation, 90, [Mark(A, 0.5, 100)]).passed == ()
+
+    def test_of_another_handle_is_seen_here(self, backend, store):
+        reservation = take(backend)
+        store.handle().settle(reservation, 12)
+        assert state(backend) == BudgetState(A, 100, 12)
+
+    def test_the_largest_amount_is_counted_exactly(self, backend):
+        spend(backend, UNLIMITED - 1, limit=UNLIMITED)
+        assert state(backend, limit=UNLIMITED).used == UNLIMITED - 1
+        assert state(backend, limit=UNLIMITED).remaining == 1
+
+
+class TestLostReservations:
+    """The store was flushed or replaced between the reserve and the settle."""
+
+    def test_what_was_spent_is_booked(self, backend, other_store):
+        reservation = take(other_store.handle(), hold(A), hold(B))
+        settlement = backend.settle(reservation, 40, [Mark(A, 0.4, 100)])
+        assert [each.used for each in settlement.states] == [40, 40]
+        assert settlement.passed == (Mark(A, 0.4, 100),)
+        assert backend.get_states([(A, 100), (B, 100)]) == (BudgetState(A, 100, 40), BudgetState(B, 100, 40))
+
+    def test_once(self, backend, other_store):
+        reservation = take(other_store.handle())
+        backend.settle(reservation, 40)
+        assert backend.settle(reservation, 40) == ((), ())
+        assert state(backend).used == 40
+
+    def test_beside_what_is_there(self, backend, other_store):
+        take(backend)
+        spend(backend, 5)
+        backend.settle(take(other_store.handle()), 40)
+        assert state(backend) == BudgetState(A, 100, 45, 20, 1)
+
+    def test_they_are_not_alive(self, backend, other_store):
+        reservation = take(other_store.handle())
+        assert backend.renew([reservation.id], LEASE) == {reservation.id}
+
+
+class TestExpiry:
+    def test_a_dead_reservation_is_charged_once(self, backend):
+        die(backend, charge=15)
+        for _ in range(2):
+            assert state(backend) == BudgetState(A, 100, 15, 0, 0, 15)
+
+    def test_it_is_charged_on_every_key(self, backend):
+        die(backend, hold(A), hold(B), charge=15)
+        assert [each.expired for each in backend.get_states([(A, 100), (B, 100)])] == [15, 15]
+
+    def test_its_room_is_free_for_the_next_call_at_once(self, backend):
+        die(backend, hold(amount=100), charge=15)
+        grant = backend.reserve(new(), [hold(need=85)], 10, LEASE)
+        assert grant.reservation is not None
+        assert grant.states == (BudgetState(A, 100, 15, 0, 0, 15),)
+
+    def test_its_room_is_free_for_an_elastic_hold_too(self, backend):
+        die(backend, hold(amount=60), charge=15)
+        assert take(backend, hold(amount=500, elastic=True)).holds[0].amount == 85
+
+    def test_a_late_settlement_replaces_the_charge(self, backend):
+        reservation = die(backend, charge=15)
+        state(backend)
+        assert backend.settle(reservation, 40).states == (BudgetState(A, 100, 40),)
+        assert state(backend) == BudgetState(A, 100, 40)
+
+    def test_a_late_release_takes_the_charge_back(self, backend):
+        reservation = die(backend, charge=15)
+        state(backend)
+        backend.settle(reservation, 0)
+        assert state(backend) == BudgetState(A, 100, 0)
+
+    def test_a_late_settlement_counts_once(self, backend):
+        reservation = die(backend, charge=15)
+        state(backend)
+        backend.settle(reservation, 40)
+        assert backend.settle(reservation, 40) == ((), ())
+        assert state(backend) == BudgetState(A, 100, 40)
+
+    def test_a_late_settlement_passes_marks(self, backend):
+        reservation = die(backend, charge=15)
+        state(backend)
+        assert backend.settle(reservation, 40, [Mark(A, 0.4, 100)]).passed == (Mark(A, 0.4, 100),)
+
+    def test_a_settlement_after_the_lease_that_nobody_noticed_is_an_ordinary_one(self, backend):
+        backend.settle(die(backend, charge=15), 40)
+        assert state(backend) == BudgetState(A, 100, 40)
+
+    def test_a_dead_id_can_be_reserved_again(self, backend):
+        take(backend, id="call-1", lease=SHORT)
+        time.sleep(SHORT * 1.5)
+        take(backend, id="call-1")
+        assert state(backend) == BudgetState(A, 100, 10, 20, 1, 10)
+
+    def test_renewing_keeps_alive(self, backend):
+        reservation = take(backend, lease=SHORT)
+        assert backend.renew([reservation.id], LEASE) == set()
+        time.sleep(SHORT * 1.5)
+        assert state(backend) == BudgetState(A, 100, 0, 20, 1)
+
+    def test_renewing_tells_who_is_not_alive(self, backend):
+        alive, dead, settled = take(backend), die(backend), take(backend)
+        backend.settle(settled, 1)
+        gone = {dead.id, settled.id, "never-there"}
+        assert backend.renew([alive.id, *gone], LEASE) == gone
+
+    def test_renewing_nothing_is_nothing(self, backend):
+        assert backend.renew([], LEASE) == set()
+
+
+class TestReset:
+    def test_the_counter_starts_anew(self, backend):
+        spend(backend, 50)
+        take(backend)
+        die(backend)
+        state(backend)
+        backend.reset(A)
+        assert state(backend) == BudgetState(A, 100, 0)
+
+    def test_a_late_settlement_does_not_land_in_the_new_life(self, backend):
+        reservation = take(backend)
+        backend.reset(A)
+        backend.settle(reservation, 50, [Mark(A, 0.1, 100)])
+        assert state(backend) == BudgetState(A, 100, 0)
+        assert backend.pass_marks([Mark(A, 0.1, 100)])
+
+    def test_a_late_settlement_still_lands_on_the_other_keys(self, backend):
+        reservation = take(backend, hold(A), hold(B))
+        backend.reset(A)
+        take(backend, hold(A, amount=7))
+        settlement = backend.settle(reservation, 50)
+        assert settlement.states == (BudgetState(A, 100, 0, 7, 1), BudgetState(B, 100, 50))
+
+    def test_an_expiry_does_not_land_in_the_new_life(self, backend):
+        take(backend, hold(A), hold(B), lease=SHORT)
+        backend.reset(A)
+        time.sleep(SHORT * 1.5)
+        assert backend.get_states([(A, 100), (B, 100)]) == (
+            BudgetState(A, 100, 0),
+            BudgetState(B, 100, 10, 0, 0, 10),
+        )
+
+    def test_a_correction_does_not_land_in_the_new_life(self, backend):
+        reservation = die(backend)
+        state(backend)
+        backend.reset(A)
+        backend.settle(reservation, 50)
+        assert state(backend) == BudgetState(A, 100, 0)
+
+    def test_marks_can_be_passed_again(self, backend):
+        mark = Mark(A, 0.5, 100)
+        assert spend(backend, 60, marks=[mark]).passed == (mark,)
+        backend.reset(A)
+        assert spend(backend, 60, marks=[mark]).passed == (mark,)
+
+    def test_other_keys_are_left_alone(self, backend):
+        spend(backend, 50, B)
+        backend.reset(A)
+        assert state(backend, B).used == 50
+
+    def test_a_limit_that_was_set_stays(self, backend):
+        backend.set_limit(A, 500)
+        backend.reset(A)
+        assert state(backend).limit == 500
+
+
+class TestMarks:
+    MARK = Mark(A, 0.5, 100)
+
+    def test_a_mark_is_passed_when_it_is_reached(self, backend):
+        assert spend(backend, 49, marks=[self.MARK]).passed == ()
+        assert spend(backend, 1, marks=[self.MARK]).passed == (self.MARK,)
+
+    def test_once(self, backend, store):
+        spend(backend, 60, marks=[self.MARK])
+        assert spend(backend, 60, marks=[self.MARK]).passed == ()
+        assert spend(store.handle(), 60, marks=[self.MARK]).passed == ()
+
+    def test_a_share_is_a_whole_number_of_tokens(self, backend):
+        mark = Mark(A, 0.29, 100)
+        assert spend(backend, 28, marks=[mark]).passed == ()
+        assert spend(backend, 1, marks=[mark]).passed == (mark,)
+
+    def test_several_at_once(self, backend):
+        marks = [Mark(A, share, 100) for share in (0.5, 0.8, 1.0)]
+        assert spend(backend, 85, marks=marks).passed == tuple(marks[:2])
+
+    def test_of_several_keys(self, backend):
+        reservation = take(backend, hold(A), hold(B, limit=1000))
+        marks = [self.MARK, Mark(B, 0.5, 1000)]
+        assert backend.settle(reservation, 60, marks).passed == (self.MARK,)
+
+    def test_the_limit_that_was_set_counts(self, backend):
+        backend.set_limit(A, 1000)
+        assert spend(backend, 60, marks=[self.MARK]).passed == ()
+
+    def test_what_is_held_does_not_reach_a_mark(self, backend):
+        take(backend, hold(amount=90))
+        assert spend(backend, 10, marks=[self.MARK]).passed == ()
+
+    def test_they_can_be_passed_by_hand_once(self, backend):
+        assert backend.pass_marks([self.MARK]) == (self.MARK,)
+        assert backend.pass_marks([self.MARK]) == ()
+        assert spend(backend, 60, marks=[self.MARK]).passed == ()
+
+    def test_by_hand_after_they_were_reached_is_too_late(self, backend):
+        spend(backend, 60, marks=[self.MARK])
+        assert backend.pass_marks([self.MARK, Mark(A, 0.9, 100)]) == (Mark(A, 0.9, 100),)
+
+    def test_another_handle_resets_and_it_is_noticed(self, backend, store):
+        backend.pass_marks([self.MARK])
+        store.handle().reset(A)
+        assert backend.pass_marks([self.MARK]) == (self.MARK,)
+
+
+class TestLimits:
+    def test_a_new_key_has_the_configured_limit(self, backend):
+        assert state(backend, limit=123) == BudgetState(A, 123, 0)
+
+    def test_a_limit_that_was_set_wins(self, backend, store):
+        store.handle().set_limit(A, 30)
+        assert state(backend).limit == 30
+        grant = backend.reserve(new(), [hold(need=31)], 10, LEASE)
+        assert grant.refused == (A,)
+        assert grant.states[0].limit == 30
+
+    def test_a_raised_limit_makes_room(self, backend):
+        spend(backend, 100)
+        backend.set_limit(A, 200)
+        assert take(backend, hold(need=100))
+
+    def test_it_can_be_taken_back(self, backend):
+        backend.set_limit(A, 30)
+        backend.set_limit(A, None)
+        assert state(backend).limit == 100
+
+    def test_it_is_for_one_key(self, backend):
+        backend.set_limit(A, 30)
+        assert state(backend, B).limit == 100
+
+    def test_the_configured_limit_may_change_between_calls(self, backend):
+        take(backend, hold(limit=100))
+        assert state(backend, limit=70).limit == 70
+
+    @pytest.mark.parametrize("limit", [0, -1, 1.5, True, 2**53, "100"])
+    def test_one_that_cannot_work_is_refused(self, backend, limit):
+        with pytest.raises(ConfigurationError):
+            backend.set_limit(A, limit)
+
+
+HOSTILE = [
+    "",
+    "a",
+    "a\0b",
+    "a\0",
+    "a\nb",
+    "a b",
+    "a:b",
+    "a}b{",
+    "*",
+    "'; DROP TABLE counters; --",
+    '"',
+    "%s%d",
+    "é",
+    "e\u0301",
+    "\u202e\u2028",
+    "🦊",
+    "\ud800",
+    "\udfff",
+    "x" * 10_000,
+    "x" * 10_000 + "y",
+]
+
+
+class TestHostileIdentifiers:
+    def test_none_is_taken_for_another(self, backend):
+        keys = [BudgetKey("d", text) for text in HOSTILE] + [BudgetKey(text, "d") for text in HOSTILE]
+        for n, key in enumerate(keys, start=1):
+            spend(backend, n, key)
+        states = backend.get_states([(key, 100) for key in keys])
+        assert [each.used for each in states] == list(range(1, len(keys) + 1))
+
+    def test_dimension_and_identifier_do_not_run_together(self, backend):
+        spend(backend, 1, BudgetKey("a", "b:c"))
+        assert state(backend, BudgetKey("a:b", "c")).used == 0
+
+    @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+    def test_every_verb_takes_them(self, backend, text):
+        key = BudgetKey("d", text)
+        reservation = take(backend, hold(key), id=f"id{text}")
+        assert take(backend, hold(key), id=f"id{text}") == reservation
+        assert backend.renew([reservation.id], LEASE) == set()
+        backend.settle(reservation, 60, [Mark(key, 0.5, 100)])
+        assert backend.pass_marks([Mark(key, 0.5, 100)]) == ()
+        backend.set_limit(key, 70)
+        assert state(backend, key) == BudgetState(key, 70, 60)
+        backend.reset(key)
+        assert state(backend, key).used == 0
+
+
+class TestHandles:
+    def test_a_closed_one_opens_again(self, backend):
+        spend(backend, 5)
+        backend.close()
+        backend.close()
+        assert state(backend).used == 5
+
+    def test_states_come_in_the_order_asked_for(self, backend):
+        spend(backend, 5, B)
+        assert [each.key for each in backend.get_states([(B, 1), (A, 1), (C, 1)])] == [B, A, C]
+        assert backend.get_states([]) == ()

@@ -1,0 +1,164 @@
+"""Never executed: mypy and pyright read it. What a type checker says of the public face."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Callable, Union
+
+import anthropic
+import openai
+from anthropic.lib.bedrock import AnthropicBedrock
+from anthropic.lib.vertex import AnthropicVertex, AsyncAnthropicVertex
+from anthropic.types import Message
+from openai.types.chat import ChatCompletion
+from typing_extensions import assert_type
+
+import tokencap
+from tokencap import (
+    Action,
+    ActionKind,
+    BudgetExceededError,
+    BudgetState,
+    CallRecord,
+    CheckResult,
+    DimensionPolicy,
+    Guard,
+    GuardedAnthropic,
+    GuardedAsyncAnthropic,
+    GuardedAsyncOpenAI,
+    GuardedOpenAI,
+    Policy,
+    Provider,
+    StatusResponse,
+    Threshold,
+    ThresholdInfo,
+    TokenUsage,
+)
+from tokencap.backends.memory import MemoryBackend
+from tokencap.backends.protocol import Backend
+from tokencap.backends.redis import RedisBackend
+from tokencap.backends.sqlite import SQLiteBackend
+
+policy = Policy({"session": DimensionPolicy(limit=50_000)})
+guard = Guard(policy)
+
+
+def wrapping() -> None:
+    assert_type(tokencap.wrap(anthropic.Anthropic()), GuardedAnthropic)
+    assert_type(tokencap.wrap(anthropic.AsyncAnthropic(), limit=5), GuardedAsyncAnthropic)
+    assert_type(tokencap.wrap(openai.OpenAI(), policy=policy), GuardedOpenAI)
+    assert_type(tokencap.wrap(openai.AsyncOpenAI(), 5, quiet=True), GuardedAsyncOpenAI)
+    assert_type(tokencap.wrap(openai.AzureOpenAI(), limit=5), openai.AzureOpenAI)
+    assert_type(tokencap.wrap(openai.AsyncAzureOpenAI(), policy=policy), openai.AsyncAzureOpenAI)
+    assert_type(tokencap.wrap(AnthropicBedrock(), limit=5), AnthropicBedrock)
+    assert_type(tokencap.wrap(AsyncAnthropicVertex(), policy=policy), AsyncAnthropicVertex)
+    assert_type(tokencap.wrap(openai.OpenAI(), limit=5, strict=True, wait=2.5), GuardedOpenAI)
+
+
+def wrapping_by_a_guard() -> None:
+    assert_type(guard.wrap(anthropic.Anthropic()), GuardedAnthropic)
+    assert_type(guard.wrap(anthropic.AsyncAnthropic()), GuardedAsyncAnthropic)
+    assert_type(guard.wrap(openai.OpenAI()), GuardedOpenAI)
+    assert_type(guard.wrap(openai.AsyncOpenAI()), GuardedAsyncOpenAI)
+    assert_type(guard.wrap(openai.AzureOpenAI()), openai.AzureOpenAI)
+    assert_type(guard.wrap(openai.AsyncAzureOpenAI()), openai.AsyncAzureOpenAI)
+    assert_type(guard.wrap(AnthropicVertex()), AnthropicVertex)
+    assert_type(guard.wrap_anthropic(anthropic.Anthropic()), GuardedAnthropic)
+    assert_type(guard.wrap_anthropic(anthropic.AsyncAnthropic()), GuardedAsyncAnthropic)
+    assert_type(guard.wrap_anthropic(AnthropicBedrock()), AnthropicBedrock)
+    assert_type(guard.wrap_openai(openai.OpenAI()), GuardedOpenAI)
+    assert_type(guard.wrap_openai(openai.AsyncOpenAI()), GuardedAsyncOpenAI)
+    assert_type(guard.wrap_openai(openai.AzureOpenAI()), openai.AzureOpenAI)
+    assert_type(guard.wrap_openai(openai.AsyncAzureOpenAI()), openai.AsyncAzureOpenAI)
+
+
+def a_wrapped_client_is_the_client_that_went_in(question: str) -> str:
+    client = tokencap.wrap(anthropic.Anthropic(), limit=int(os.environ.get("TOKENCAP_LIMIT", "50000")))
+    assert_type(client.get_status(), StatusResponse)
+    message = client.messages.create(
+        model="claude-sonnet-4-6", max_tokens=9, messages=[{"role": "user", "content": question}]
+    )
+    assert_type(message, Message)
+    with client.messages.stream(
+        model="claude-sonnet-4-6", max_tokens=9, messages=[{"role": "user", "content": question}]
+    ) as stream:
+        assert_type(stream.get_final_message().usage.output_tokens, int)
+    plain: anthropic.Anthropic = client
+    return plain.api_key or ""
+
+
+async def an_async_client_too() -> None:
+    async with tokencap.wrap(openai.AsyncOpenAI()) as client:
+        reply = await client.chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": "hello"}]
+        )
+        assert_type(reply, ChatCompletion)
+        assert_type(client.get_status(), StatusResponse)
+
+
+def the_process_wide_guard() -> None:
+    assert_type(tokencap.init(), Guard)
+    assert_type(tokencap.init(policy, {"session": "s"}, RedisBackend("redis://h"), True, True), Guard)
+    tokencap.patch()
+    tokencap.patch(limit=5, providers=[Provider.ANTHROPIC, "openai"])
+    tokencap.patch(policy=policy, providers=("openai",))
+    tokencap.unpatch()
+    assert_type(tokencap.get_status(), StatusResponse)
+    tokencap.teardown()
+    assert_type(tokencap.__version__, str)
+
+
+def status(found: StatusResponse) -> None:
+    assert_type(found.timestamp, str)
+    assert_type(found.dimensions, dict[str, BudgetState])
+    assert_type(found.active_policy, str)
+    assert_type(found.next_threshold, Union[ThresholdInfo, None])
+    state = found.dimensions["session"]
+    assert_type((state.limit, state.used, state.remaining, state.reserved), tuple[int, int, int, int])
+    assert_type(state.pct_used, float)
+
+
+def refusal() -> None:
+    try:
+        tokencap.wrap(openai.OpenAI()).embeddings.create(model="m", input="text")
+    except BudgetExceededError as error:
+        assert_type(error.check_result, CheckResult)
+        assert_type(error.check_result.violated, list[str])
+        assert_type(error.check_result.states, dict[str, BudgetState])
+        assert_type(error.contended, bool)
+
+
+def on_warn(found: StatusResponse) -> None: ...
+
+
+async def on_warn_async(found: StatusResponse) -> None: ...
+
+
+def policies(by_provider: Mapping[str, str]) -> None:
+    actions = [
+        Action(kind=ActionKind.WARN, callback=on_warn),
+        Action(kind=ActionKind.WARN, callback=on_warn_async),
+        Action(kind="WARN", callback=on_warn),
+        Action(kind=ActionKind.DEGRADE, degrade_to="claude-haiku-4-5"),
+        Action(kind=ActionKind.DEGRADE, degrade_to=by_provider),
+        Action(kind="BLOCK"),
+        Action(kind="WEBHOOK", webhook_url="https://your-app.com/alerts"),
+    ]
+    thresholds = [Threshold(at_pct=0.8, actions=actions), Threshold(at_pct=1, actions=(actions[0],))]
+    made = Policy(dimensions={"a": DimensionPolicy(limit=1, thresholds=thresholds)}, name="mine")
+    assert_type(made.dimensions, Mapping[str, DimensionPolicy])
+
+
+def guards() -> None:
+    with Guard(policy=policy, identifiers={"session": "s"}, backend=SQLiteBackend(path="x.db")) as mine:
+        assert_type(mine, Guard)
+        assert_type(mine.get_status(), StatusResponse)
+    shared: list[Backend] = [SQLiteBackend("x.db"), MemoryBackend(), RedisBackend("redis://h")]
+    hook: Callable[[CallRecord], None] = watched
+    Guard(policy, backend=shared[0], otel_enabled=False).on_call(hook)
+
+
+def watched(record: CallRecord) -> None:
+    assert_type(record.usage, Union[TokenUsage, None])
+    assert_type(record.tokens, int)
