@@ -1,7 +1,7 @@
 """A fleet of worker processes, forked from one warm interpreter, that spend from one strict budget.
 
-`python fleet.py STORE LIMIT PROCESSES THREADS` prints how many calls were served and refused, as JSON. STORE is a
-path or a `redis://` URL with a `#prefix`; the providers come from the environment.
+`python fleet.py STORE LIMIT PROCESSES THREADS` prints how many calls were served and refused, as JSON.
+STORE is a path or a `redis://` URL with a `#prefix`; the providers come from the environment.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_the_names_a_type_checker_sees_are_those_that_are_there() -> None:
     assert set(tokencap.__all__) <= set(star)
 
 
-HEAVY = "anthropic openai tiktoken redis httpx httpx2 pydantic opentelemetry asyncio sqlite3 urllib.request logging"
+HEAVY = "anthropic openai tiktoken redis httpx httpx2 pydantic opentelemetry asyncio sqlite3 logging"
 
 
 def test_importing_the_package_loads_no_sdk_and_nothing_heavy() -> None:

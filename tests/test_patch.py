@@ -367,7 +367,9 @@ def fresh(code: str, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
-def test_guarding_loads_no_part_of_an_sdk_that_making_a_client_does_not(loopback: Any, tmp_path: Path) -> None:
+def test_guarding_loads_no_part_of_an_sdk_that_making_a_client_does_not(
+    loopback: Any, tmp_path: Path
+) -> None:
     # Some parts take half a second to load.
     code = """
         import sys
@@ -391,8 +393,9 @@ def test_patching_first_thing_in_a_fresh_process(loopback: LoopbackProvider, tmp
         import tokencap
         tokencap.patch(limit=50_000)
         import openai, anthropic
-        openai.OpenAI().chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "hi"}])
-        anthropic.Client().messages.create(model="m", max_tokens=5, messages=[{"role": "user", "content": "hi"}])
+        hi = [{"role": "user", "content": "hi"}]
+        openai.OpenAI().chat.completions.create(model="gpt-4o", messages=hi)
+        anthropic.Client().messages.create(model="m", max_tokens=5, messages=hi)
         state = tokencap.get_status().dimensions["session"]
         print(f"session: {state.used:,} / {state.limit:,} tokens ({state.pct_used:.1%})")
         """,

@@ -17,9 +17,9 @@ from typing import Any, Callable
 import anthropic
 import openai
 import pytest
-from conftest import STORES, Store
 
 import tokencap
+from stores import STORES, Store
 from tokencap import BudgetExceededError, Guard, Policy
 from tokencap._loopback import LoopbackProvider
 
@@ -92,7 +92,7 @@ class Watch:
                 self.worst = max(self.worst, state.used + state.reserved - state.limit)
                 self.looks += 1
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Any:
         self._thread.start()
         return self
 
@@ -236,7 +236,9 @@ def test_seven_embeddings(store: Store, loopback: LoopbackProvider) -> None:
         check_books(guard, loopback)
 
 
-def test_a_prompt_of_ten_budgets_is_refused_unsent(way: Any, store: Store, loopback: LoopbackProvider) -> None:
+def test_a_prompt_of_ten_budgets_is_refused_unsent(
+    way: Any, store: Store, loopback: LoopbackProvider
+) -> None:
     call, client, _ = way
     with strict(5_000, store) as guard, guard.wrap(client(max_retries=0)) as wrapped:
         with pytest.raises(BudgetExceededError) as error:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from conftest import CLOCKED, STORES
+from stores import CLOCKED, STORES
 from tokencap.budget import BudgetKey, BudgetState, Hold, Mark, share_ceil, share_floor
 
 KEYS = [BudgetKey("tenant", "a"), BudgetKey("session", "a\0b"), BudgetKey("session", "ü")]

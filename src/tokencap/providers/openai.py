@@ -44,7 +44,7 @@ def _delta_size(choice: Any) -> int:
         return len(text) if isinstance(text, str) else 0
     parts = fields_of(delta)
     text = parts.get("content")
-    if text.__class__ is str and not parts.get("tool_calls"):
+    if isinstance(text, str) and not parts.get("tool_calls"):
         return len(text)
     size = 0
     for name in ("content", "refusal", "reasoning", "reasoning_content"):
