@@ -28,6 +28,7 @@ LONGER = {
     "backends/_sqlite_books.py": "the statements of one schema, read together",
     "backends/_redis_scripts.py": "how every verb is spelled for the scripts, read together",
     "backends/_redis_topology.py": "every way of reaching a Redis",
+    "backends/_redis_cluster.py": "a cluster as its calls see it: slots, moves, nodes that fail",
 }
 
 
@@ -181,7 +182,17 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 LAYERS = [
     ("errors", "usage", "budget", "_version", "_typing", "policy", "_flow"),
     ("providers", "status", "_plan", "telemetry"),
-    ("backends", "_actions", "_admission", "_keeper", "_runtime", "_session", "_waiting", "_webhooks"),
+    (
+        "backends",
+        "_actions",
+        "_admission",
+        "_followup",
+        "_keeper",
+        "_runtime",
+        "_session",
+        "_waiting",
+        "_webhooks",
+    ),
     ("clients",),
     ("guard",),
     ("_default",),

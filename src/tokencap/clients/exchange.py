@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._flow import Flow
-from .._session import CallSession, Ending, FollowUp
+from .._followup import FollowUp
+from .._session import CallSession, Ending
 from ..providers import endpoint_of
 from .counting import counting
 
