@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 DEV := $(VENV)/dev
 DEMO := $(VENV)/demo
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # An activated environment or a stray path must not leak into these.
@@ -23,7 +24,7 @@ smoke: $(DEMO)/.installed ## every feature on the loopback provider (with real k
 	@$(DEMO)/bin/python scripts/smoke_test.py --offline
 
 test: $(DEV)/.installed ## unit, property, matrix and integration tests
-	$(DEV)/bin/python -m pytest -m "not live" $(ARGS)
+	$(DEV)/bin/python -m pytest -m "not live" $(PARALLEL) $(ARGS)
 
 lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyright
 	$(DEV)/bin/ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,18 @@ def backend(request: pytest.FixtureRequest, store: Store) -> Iterator[Any]:
     driven = Driven(backend)
     yield driven
     driven.finish()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many variants of the call matrix were found exact, and how many a provider has."""
+    reports = terminalreporter.stats.get("passed", ())
+    cases = [tuple(value) for report in reports for name, value in report.user_properties if name == "exact"]
+    if not cases:
+        return
+    variants = set(cases)
+    by_provider = collections.Counter(provider for provider, _ in variants)
+    parts = ", ".join(f"{provider} {count}" for provider, count in sorted(by_provider.items()))
+    terminalreporter.section("call paths")
+    terminalreporter.write_line(
+        f"{len(variants)} variants exact ({parts}); {len(cases)} cases through wrap() and patch()"
+    )

@@ -18,14 +18,7 @@ from tokencap import Provider
 from tokencap.providers import PROVIDERS
 from wire import KINDS, Missing, at, done, each, entered, listed, require_content
 
-__all__ = ["CASES", "RAN", "ROWS", "SKIPPED", "VARIANTS", "Variant"]
-
-RAN: set[tuple[str, str]] = set()
-"""The variants that were run: (provider, name with sync or async)."""
-CASES: list[str] = []
-"""Every case: a variant through `wrap` or through `patch`."""
-SKIPPED: dict[str, str] = {}
-"""The variants the SDKs at hand do not have, and why."""
+__all__ = ["ROWS", "VARIANTS", "Variant"]
 
 Run = Callable[[Any], Awaitable[Any]]
 """Makes the call on a client, and returns all that the caller sees of the reply."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from paths import CASES, CHAT, MESSAGE, RAN, ROWS, SKIPPED, VARIANTS, Variant
+from paths import CHAT, MESSAGE, ROWS, VARIANTS, Variant
 
 import tokencap
 import wire as wires
@@ -75,13 +75,11 @@ def unguarded(variant: Variant, is_async: bool) -> tuple[Any, Wire]:
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=CASE_IDS)
 def test_a_call_is_counted_to_the_token_once_and_its_reply_is_untouched(
-    variant: Variant, is_async: bool, guarding: str, backend: Any
+    variant: Variant, is_async: bool, guarding: str, backend: Any, record_property: Any
 ) -> None:
-    name = f"{variant.name} {'async' if is_async else 'sync'}"
     try:
         expected, bare = unguarded(variant, is_async)
     except Missing as missing:
-        SKIPPED[f"{variant.provider} {variant.name}"] = str(missing)
         pytest.skip(str(missing))
 
     wrapped = guarding == "wrap"
@@ -109,8 +107,7 @@ def test_a_call_is_counted_to_the_token_once_and_its_reply_is_untouched(
         free = ("moderations", "/models/gpt-5", "input_tokens")
         assert [request for request in wire.sent[before:] if not request.path.endswith(free)] == []
         assert books.reserved == 0
-    RAN.add((variant.provider, name))
-    CASES.append(f"{guarding} {name}")
+    record_property("exact", (variant.provider, f"{variant.name} {'async' if is_async else 'sync'}"))
 
 
 @pytest.mark.parametrize(("provider", "row"), ROWS)
@@ -130,7 +127,9 @@ def test_the_variants_are_many_and_distinct() -> None:
 
 
 @pytest.mark.parametrize("way", ["plain", "stream", "raw", "embeddings"])
-def test_module_level_calls_are_counted_under_patch(way: str, backend: Any, monkeypatch: Any) -> None:
+def test_module_level_calls_are_counted_under_patch(
+    way: str, backend: Any, monkeypatch: Any, record_property: Any
+) -> None:
     wire = Wire()
     for name, value in (("api_key", "none"), ("base_url", wires.OPENAI_URL + "/"), ("max_retries", 0)):
         monkeypatch.setattr(openai, name, value)
@@ -163,8 +162,7 @@ def test_module_level_calls_are_counted_under_patch(way: str, backend: Any, monk
             assert len(wire.sent) == sent
     finally:
         openai._reset_client()  # type: ignore[attr-defined]
-    RAN.add(("openai", f"module level {way}"))
-    CASES.append(f"patch module level {way}")
+    record_property("exact", ("openai", f"module level {way}"))
 
 
 def test_module_level_client_made_before_patch_is_not_taken_over(backend: Any, monkeypatch: Any) -> None:
