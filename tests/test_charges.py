@@ -28,7 +28,7 @@ from tokencap import (
     Threshold,
 )
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.clients import counting, exchange
+from tokencap.clients import counting, options
 from wire import (
     OPENAI_URL,
     Books,
@@ -83,7 +83,7 @@ def books(store: SQLiteBackend) -> Iterator[Books]:
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     yield
-    exchange._refuses_usage.clear()
+    options._refuses_usage.clear()
     counting._failed_at.clear()
 
 

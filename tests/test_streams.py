@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.clients import counting, exchange
+from tokencap.clients import counting, options
 from wire import Books, Missing, Wire, at, done, drive, each, entered, listed, plain, reply_events, sse, step
 
 TOLD = "hello [[output=40]] [[chunks=8]]"
@@ -95,7 +95,7 @@ def books(store: SQLiteBackend) -> Iterator[Books]:
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
     yield
-    exchange._refuses_usage.clear()
+    options._refuses_usage.clear()
     counting._failed_at.clear()
 
 

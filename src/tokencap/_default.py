@@ -201,7 +201,7 @@ def wrap(
     strict: bool = False,
     wait: float = 0.0,
 ) -> Any:
-    """Return a guarded copy of an Anthropic or OpenAI client, sync or async.
+    """Return a guarded copy of a client of a supported SDK, sync or async.
 
     `limit` (tokens) is short for a policy that blocks at 100 %; without both, tokens are only counted.
     `strict` makes it a limit that is never passed; `wait` is for how many seconds a call waits for the
@@ -256,7 +256,8 @@ def patch(
 ) -> None:
     """Guard every SDK client that is made from now on, in this process, until `unpatch()`.
 
-    `providers` defaults to every supported SDK that is installed. For applications, not for libraries.
+    `providers` defaults to Anthropic and OpenAI, as far as they are installed; the others are asked for by
+    name. For applications, not for libraries.
     Raises `ConfigurationError` when the SDKs are patched already or are not installed.
     """
     with _process.lock:

@@ -19,8 +19,7 @@ from ._runtime import Runtime
 from .backends.protocol import Backend
 from .backends.sqlite import SQLiteBackend
 from .budget import BudgetKey
-from .clients.family import family_of
-from .clients.seam import owner_of, wrap_client
+from .clients.family import family_of, owner_of
 from .errors import ConfigurationError
 from .policy import Policy, Provider, check_count
 from .status import StatusResponse, build_status
@@ -126,8 +125,8 @@ class Guard:
         that this Guard guards already is returned as it is. Raises `ConfigurationError`.
         """
         self._check_open()
-        family_of(client)
-        return client if self._guards(client) else wrap_client(client, self._owner)
+        family = family_of(client)
+        return client if self._guards(client) else family.copy(client, self._owner)
 
     @overload
     def wrap_anthropic(self, client: anthropic.Anthropic) -> GuardedAnthropic: ...
@@ -154,7 +153,7 @@ class Guard:
         return self._wrap_of(Provider.OPENAI, client)
 
     def _wrap_of(self, provider: Provider, client: Any) -> Any:
-        found = family_of(client)[0].provider
+        found = family_of(client).provider
         if found is not provider:
             raise ConfigurationError(f"this is a client of the {found} SDK; use wrap_{found}() or wrap()")
         return self.wrap(client)

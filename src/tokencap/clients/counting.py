@@ -6,17 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Callable, NamedTuple
 
 from .._flow import Step
 from ..policy import Provider
 from ..providers.dialect import Endpoint
 from ..providers.tokenizer import count_text
 
-if TYPE_CHECKING:
-    from .family import Family
-
-__all__ = ["counting"]
+__all__ = ["Remote", "counting"]
 
 log = logging.getLogger("tokencap.clients")
 
@@ -24,19 +21,31 @@ _TIMEOUT = 1.0
 """Seconds the provider's own counter may take before the estimate by length is used."""
 _PAUSE = 60.0
 """Seconds a counter that failed is left alone."""
-_COUNTED = frozenset({"model", "messages", "system", "tools", "tool_choice", "thinking"})
 _IN_LOOP = 20_000
 """Characters that are tokenized without leaving the event loop."""
 
 _failed_at: dict[str, float] = {}
 
 
-def counting(family: Family, client: Any, endpoint: Endpoint, body: Mapping[str, Any]) -> Step:
-    """Return the step that counts the prompt of this call."""
+class Remote(NamedTuple):
+    """The provider's own counter of a prompt."""
+
+    where: str
+    """Its address, to leave it alone for a while when it fails."""
+    ask: Callable[[float], Any]
+    """Asks it, with so many seconds to answer; of an async client, returns an awaitable."""
+    read: Callable[[Any], Any]
+    """Takes the count out of its reply."""
+
+
+def counting(
+    provider: Provider, endpoint: Endpoint, body: Mapping[str, Any], counter: Remote | None = None
+) -> Step:
+    """Return the step that counts the prompt of this call, by the provider's `counter` if it has one."""
 
     def local() -> int:
         model = str(body.get("model") or "")
-        return endpoint.dialect.size(body, lambda text: count_text(family.provider, model, text)).guess
+        return endpoint.dialect.size(body, lambda text: count_text(provider, model, text)).guess
 
     async def alocal() -> int:
         if endpoint.dialect.size(body).bound < _IN_LOOP:
@@ -46,21 +55,15 @@ def counting(family: Family, client: Any, endpoint: Endpoint, body: Mapping[str,
         except RuntimeError:
             return local()
 
-    if family.provider is not Provider.ANTHROPIC or not endpoint.counted_by:
+    if counter is None:
         return Step(local, alocal, ())
-
-    where = str(client.base_url)
-    request = {
-        "cast_to": object,
-        "body": {name: value for name, value in body.items() if name in _COUNTED},
-        "options": {"timeout": _TIMEOUT, "max_retries": 0},
-    }
+    where, ask, read = counter
 
     def remote() -> int:
         if _resting(where):
             return local()
         try:
-            return _read(client.post(endpoint.counted_by, **request))
+            return _checked(read(ask(_TIMEOUT)))
         except Exception as error:
             _rest(where, error)
             return local()
@@ -69,7 +72,7 @@ def counting(family: Family, client: Any, endpoint: Endpoint, body: Mapping[str,
         if _resting(where):
             return await alocal()
         try:
-            return _read(await client.post(endpoint.counted_by, **request))
+            return _checked(read(await ask(_TIMEOUT)))
         except Exception as error:
             _rest(where, error)
             return await alocal()
@@ -77,8 +80,7 @@ def counting(family: Family, client: Any, endpoint: Endpoint, body: Mapping[str,
     return Step(remote, aremote, ())
 
 
-def _read(reply: Any) -> int:
-    count = reply["input_tokens"]
+def _checked(count: Any) -> int:
     if not isinstance(count, int) or count <= 0:
         raise ValueError(f"not a count: {count!r}")
     return count

@@ -1,4 +1,4 @@
-"""`patch()`: every client that finishes construction gets the guarded `request`."""
+"""`patch()`: every client that finishes construction is guarded."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import ConfigurationError
 from ..policy import Provider, as_member
-from .family import FAMILIES, Family, installed
-from .seam import install
+from .family import Family, families, installed
 
 if TYPE_CHECKING:
     from ..guard import Guard
 
 __all__ = ["Patch"]
+
+_DEFAULT = (Provider.ANTHROPIC, Provider.OPENAI)
+"""What is patched when nothing is asked for by name, as far as it is installed."""
 
 
 class Patch:
@@ -30,42 +32,42 @@ class Patch:
     def prepare(cls, providers: Iterable[Provider | str] | None, current: Callable[[], Guard]) -> Patch:
         """Return a patch for these providers, checked but not applied."""
         if providers is None:
-            families = [family for family in FAMILIES if installed(family)]
-            if not families:
+            found = [family for family in families() if family.provider in _DEFAULT and installed(family)]
+            if not found:
                 raise ConfigurationError(
                     "neither the anthropic nor the openai SDK is installed; "
                     'pip install "tokencap[anthropic]" or "tokencap[openai]"'
                 )
-            return cls(families, current)
+            return cls(found, current)
         if isinstance(providers, (str, bytes)) or not isinstance(providers, Iterable):
             raise ConfigurationError(f"providers is {providers!r}; it must be a list like ['anthropic']")
         chosen = [as_member(Provider, item, "a provider in providers=") for item in providers]
         if not chosen:
-            raise ConfigurationError("providers is empty; leave it out to patch every SDK that is installed")
-        families = [family for family in FAMILIES if family.provider in chosen]
-        for family in families:
+            raise ConfigurationError("providers is empty; leave it out to patch anthropic and openai")
+        asked = [family for family in families() if family.provider in chosen]
+        for family in asked:
             if not installed(family):
                 raise ConfigurationError(
-                    f'the {family.package} SDK is not installed; pip install "tokencap[{family.package}]"'
+                    f'the {family.package} SDK is not installed; pip install "tokencap[{family.provider}]"'
                 )
-        return cls(families, current)
+        return cls(asked, current)
 
     def apply(self) -> None:
         """Wrap the constructors."""
         self._active = True
         for family in self.families:
-            for base in family.bases():
+            for base in family.constructed():
                 original = base.__dict__["__init__"]
-                wrapped = self._guarding(original)
+                wrapped = self._guarding(original, family)
                 base.__init__ = wrapped  # type: ignore[misc]
                 self._wrapped.append((base, original, wrapped))
 
-    def _guarding(self, original: Any) -> Any:
+    def _guarding(self, original: Any, family: Family) -> Any:
         @functools.wraps(original)
         def __init__(client: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             original(client, *args, **kwargs)
             if self._active:
-                install(client, self._owner)
+                family.install(client, self._owner)
 
         return __init__
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
 
 from ..policy import Provider
-from . import anthropic, openai
 from .dialect import Dialect, Endpoint, path_pattern
 from .models import home_of
 
 __all__ = ["PROVIDERS", "UNLISTED", "endpoint_of", "home_of"]
 
-PROVIDERS = {Provider.ANTHROPIC: anthropic, Provider.OPENAI: openai}
+PROVIDERS: dict[Provider, ModuleType] = {
+    provider: import_module(f".{provider.value}", __name__) for provider in Provider
+}
+"""The module of each provider, found by its name."""
 
 UNLISTED = Endpoint("", Dialect(), generates=False)
 """Stands in for a path without a row, whose reply may still report tokens."""

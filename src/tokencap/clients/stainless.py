@@ -1,81 +1,71 @@
-"""The seam: the one method of an SDK client through which every call passes, guarded.
+"""The SDKs of one generator (Anthropic's, OpenAI's): every call ends in `client.request`, looked up there.
 
-`install` puts a guarded `request` on a client instance. It calls whatever `type(client).request` is at
-that moment, so other instrumentation keeps working. Resources, helpers, raw accessors and platform
-variants all look `request` up on the client, and none calls it twice.
+Resources, helpers, raw accessors and platform variants all look `request` up on the client, and none
+calls it twice, so a guarded `request` on the instance sees every call once. It calls whatever
+`type(client).request` is at that moment, so other instrumentation keeps working.
 """
 
 from __future__ import annotations
 
+import importlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from .._flow import Flow, arun, run
 from ..errors import ConfigurationError
 from .bodies import observe_read_body, watch_body
-from .exchange import Exchange, open_exchange
-from .family import Family, family_of
+from .exchange import Exchange
+from .family import Family, Owner
+from .options import OptionsExchange, open_exchange
 from .streams import EXTENSION, attach_stream, guarded_stream_class
 
-if TYPE_CHECKING:
-    from ..guard import Guard
-
-__all__ = ["Owner", "install", "owner_of", "wrap_client"]
-
-_MARK = "_tokencap_owner"
-
-Owner = Callable[[], "Guard | None"]
-"""Says which Guard a client follows at this moment; None: no longer any. Raises if it must not be used."""
+__all__ = ["Stainless"]
 
 
-def owner_of(client: Any) -> Owner | None:
-    """Return who guards a client, if anybody does."""
-    owner: Owner | None = vars(client).get(_MARK)
-    return owner
+class Stainless(Family):
+    """An SDK whose clients derive from `SyncAPIClient` and `AsyncAPIClient`."""
 
+    def knows(self, cls: type) -> bool:
+        """Whether a class is one of the two base clients."""
+        return cls.__module__ == f"{self.package}._base_client" and cls.__name__ in _BASES
 
-def wrap_client(client: Any, owner: Owner) -> Any:
-    """Return a copy of a client, of the same class and on the same connections, that is guarded."""
-    family_of(client)
-    try:
-        copied = type(client).copy(client)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"{type(client).__qualname__} cannot be copied ({error}): let its __init__ take the arguments of "
-            "its base class and pass them on, or guard it with tokencap.patch()"
-        ) from error
-    # The one setting that the SDKs' own copy() forgets.
-    copied._strict_response_validation = client._strict_response_validation
-    _install_with_copies(copied, owner)
-    return copied
+    def constructed(self) -> tuple[type, ...]:
+        """Return the two base clients, importing the SDK."""
+        module = importlib.import_module(f"{self.package}._base_client")
+        return tuple(getattr(module, name) for name in _BASES)
 
-
-def _install_with_copies(client: Any, owner: Owner) -> None:
-    install(client, owner)
-
-    def copy(*args: Any, **kwargs: Any) -> Any:
-        copied = type(client).copy(client, *args, **kwargs)
-        _install_with_copies(copied, owner)
+    def copy(self, client: Any, owner: Owner) -> Any:
+        """Return a guarded copy, whose own copies are guarded too."""
+        try:
+            copied = type(client).copy(client)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{type(client).__qualname__} cannot be copied ({error}): let its __init__ take the "
+                "arguments of its base class and pass them on, or guard it with tokencap.patch()"
+            ) from error
+        # The one setting that the SDKs' own copy() forgets.
+        copied._strict_response_validation = client._strict_response_validation
+        self._install_with_copies(copied, owner)
         return copied
 
-    vars(client)["copy"] = vars(client)["with_options"] = copy
+    def _install_with_copies(self, client: Any, owner: Owner) -> None:
+        self.install(client, owner)
+
+        def copy(*args: Any, **kwargs: Any) -> Any:
+            copied = type(client).copy(client, *args, **kwargs)
+            self._install_with_copies(copied, owner)
+            return copied
+
+        vars(client)["copy"] = vars(client)["with_options"] = copy
+
+    def hook(self, client: Any, owner: Owner) -> None:
+        """Put a guarded `request` on the instance."""
+        is_async = any(base.__name__ == "AsyncAPIClient" for base in type(client).__mro__)
+        make = _async_request if is_async else _sync_request
+        vars(client)["request"] = make(client, self, owner)
 
 
-def install(client: Any, owner: Owner) -> None:
-    """Guard a client in place. A later owner takes the place of an earlier one."""
-    family, is_async = family_of(client)
-    attributes = vars(client)
-    attributes[_MARK] = owner
-    attributes["request"] = (_async_request if is_async else _sync_request)(client, family, owner)
-
-    def get_status() -> Any:
-        """Return the status of the Guard this client follows."""
-        guard = owner()
-        if guard is None:
-            raise ConfigurationError("this client is no longer guarded")
-        return guard.get_status()
-
-    attributes["get_status"] = get_status
+_BASES = ("SyncAPIClient", "AsyncAPIClient")
 
 
 def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., Any]:
@@ -138,12 +128,12 @@ def _async_request(client: Any, family: Family, owner: Owner) -> Callable[..., A
 
 def _open(
     owner: Owner, family: Family, client: Any, options: Any, kwargs: dict[str, Any], is_async: bool
-) -> Exchange | None:
+) -> OptionsExchange | None:
     guard = owner()
     if guard is None:
         return None
     streaming = bool(kwargs.get("stream"))
-    exchange = open_exchange(guard.runtime, family, client, options, streaming)
+    exchange = open_exchange(guard.runtime, family.provider, client, options, streaming)
     if exchange is not None and streaming and kwargs.get("stream_cls") is not None:
         kwargs["stream_cls"] = guarded_stream_class(kwargs["stream_cls"], is_async)
     return exchange
