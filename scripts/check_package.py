@@ -26,7 +26,10 @@ IN_WHEEL = (
     "tokencap/_loopback/__init__.py",
     "tokencap/backends/_lua/reserve.lua",
 )
-IN_SDIST = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "scripts/demo.py", "tests")
+IN_SDIST = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "docker-compose.yml"),
+    *("scripts/demo.py", "tests", ".ci/run"),
+)
 
 # Run by the bare interpreter: every module must import, and none may drag in a package that is an extra.
 TRY_BARE = """

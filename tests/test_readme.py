@@ -1,0 +1,302 @@
+"""What README.md and CONTRIBUTING.md show is run as a reader would run it, and says what they say it says.
+
+Each Python block runs by itself, with real SDK clients that go to the loopback provider, in an empty folder.
+Lines of it that begin with `# ->` are the output it has to have. A comment right above a block changes that:
+`<!-- continues -->` runs it after the block before it, in one program, and `<!-- needs redis -->` with
+REDIS_URL set to a real server. `<!-- compile only: why -->` is for packages that are not dependencies of this
+project: such a block has to compile, and its calls of tokencap have to fit the real signatures.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import inspect
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import tokencap
+from backends.redis_servers import shared_server
+from tokencap._loopback import LoopbackProvider
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+
+
+class Block(NamedTuple):
+    """A fenced block: where it is, what the comment above it says, and what is in it."""
+
+    page: str
+    line: int
+    language: str
+    note: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def compile_only(self) -> bool:
+        return self.note.startswith("compile only:")
+
+    def shown(self) -> list[str]:
+        """Return the lines of output it promises."""
+        found = re.findall(r"^ *# ->(?: (.*))?$", self.text, re.MULTILINE)
+        return [line.rstrip() for line in found]
+
+
+_FENCE = re.compile(
+    r"^(?:<!-- (?P<note>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+
+
+def _blocks() -> Iterator[Block]:
+    for page, text in TEXTS.items():
+        for found in _FENCE.finditer(text):
+            line = text.count("\n", 0, found.start("text")) + 1
+            yield Block(page, line, found["language"], found["note"] or "", found["text"])
+
+
+BLOCKS = list(_blocks())
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+def _programs() -> list[list[Block]]:
+    """Return the blocks that are run, those that continue another with what they continue."""
+    programs: list[list[Block]] = []
+    for block in PYTHON:
+        if block.compile_only:
+            continue
+        if block.note == "continues":
+            programs[-1].append(block)
+        else:
+            programs.append([block])
+    return programs
+
+
+NOTES = ("", "continues", "needs redis", "demo")
+
+
+def test_every_block_says_what_it_is() -> None:
+    for block in BLOCKS:
+        assert block.language in ("python", "sh", "text", "toml"), block.place
+        assert block.note in NOTES or block.compile_only, f"{block.place}: {block.note}"
+    assert len(PYTHON) > 15
+
+
+# -- python ----------------------------------------------------------------------------------------------
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"session=[0-9a-f]{8}\b", "session=????????", line.rstrip())
+
+
+def _said(printed: str, shown: list[str]) -> list[str]:
+    """Return what was printed, without the start-up lines if none of those is shown."""
+    lines = [line.rstrip() for line in printed.splitlines()]
+    if not any(line.startswith("[tokencap] ") for line in shown):
+        lines = [line for line in lines if not line.startswith(("[tokencap] ", " " * 11))]
+    return lines
+
+
+@pytest.mark.parametrize("program", _programs(), ids=lambda program: program[0].place)
+def test_blocks_run_and_print_what_they_show(
+    program: list[Block], loopback: LoopbackProvider, request: pytest.FixtureRequest, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("TOKENCAP_LIMIT", raising=False)
+    if any(block.note == "needs redis" for block in program):
+        monkeypatch.setenv("REDIS_URL", shared_server().url)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in program:
+        code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, names)
+        shown = block.shown()
+        said = _said(printed.getvalue(), shown)
+        assert [_plain(line) for line in said] == [_plain(line) for line in shown], block.place
+
+
+def test_the_block_for_the_first_minute_is_a_program_of_its_own(tmp_path: Path) -> None:
+    block = next(block for block in PYTHON if "LoopbackProvider" in block.text)
+    path = tmp_path / "first.py"
+    path.write_text(block.text, encoding="utf-8")
+    keyless = {
+        name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_BASE_URL"))
+    }
+    done = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, env=keyless, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [_plain(line) for line in done.stdout.splitlines()] == [_plain(line) for line in block.shown()]
+
+
+def _named(node: ast.expr) -> str:
+    return ast.unparse(node) if isinstance(node, (ast.Attribute, ast.Name)) else ""
+
+
+def _check_calls(code: str) -> int:
+    """Bind every call of tokencap in `code` to the real signature; return how many there were."""
+    checked = 0
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and _named(node).startswith("tokencap."):
+            _resolve(_named(node))
+        if isinstance(node, ast.Call) and _named(node.func).startswith("tokencap."):
+            keywords = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+            inspect.signature(_resolve(_named(node.func))).bind(*[None] * len(node.args), **keywords)
+            checked += 1
+    return checked
+
+
+def _resolve(dotted: str) -> Any:
+    """Return what a name like `tokencap.backends.sqlite.SQLiteBackend` means."""
+    found: Any = tokencap
+    path = "tokencap"
+    for name in dotted.split(".")[1:]:
+        path = f"{path}.{name}"
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            found = importlib.import_module(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in PYTHON if block.compile_only], ids=lambda block: block.place
+)
+def test_blocks_of_frameworks_compile_and_call_tokencap_as_it_is(block: Block) -> None:
+    compile(block.text, block.page, "exec")
+    assert _check_calls(block.text) >= 1
+
+
+def test_a_call_that_does_not_fit_is_noticed() -> None:
+    with pytest.raises(TypeError, match="budget"):
+        _check_calls("tokencap.patch(budget=5)")
+    with pytest.raises(ImportError):
+        _check_calls("tokencap.Provider, tokencap.nothing")
+
+
+# -- the rest --------------------------------------------------------------------------------------------
+
+
+def test_the_demo_prints_what_is_shown_of_it() -> None:
+    block = next(block for block in BLOCKS if block.note == "demo")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "demo.py"), "--offline"],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = iter([_plain(line) for line in done.stdout.splitlines()])
+    for line in block.text.splitlines():
+        # In this order, with lines left out where it says so and between the parts.
+        assert line.strip() in ("", "...") or _plain(line) in printed, line
+
+
+def test_the_make_targets_there_are() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md"):
+        named = re.findall(r"(?:^|`)make ([a-z][a-z-]*)", TEXTS[page], re.MULTILINE)
+        assert named, page
+        assert set(named) <= targets, page
+    missing = {target for target in targets if f"make {target}" not in TEXTS["CONTRIBUTING.md"]}
+    assert not missing
+
+
+def test_the_extras_and_files_there_are() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for text in TEXTS.values():
+        for extra in re.findall(r"tokencap\[(\w+)\]", text):
+            assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for path in re.findall(r"(?<![\w/.])((?:src|tests|scripts|\.ci)/[\w./<>{}-]*\w)", TEXTS[page]):
+            if "<" not in path:
+                assert (ROOT / path).exists(), f"{page}: {path}"
+
+
+def _anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere() -> None:
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            if "://" in path:
+                continue
+            assert not path or (ROOT / path).exists(), f"{page}: {target}"
+            assert not anchor or anchor in _anchors(TEXTS[path or page]), f"{page}: {target}"
+
+
+SIGNATURE = re.compile(r"^#{3,4} `(tokencap\.[\w.]+)\((.*)\)`$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [found[1] for found in SIGNATURE.finditer(TEXTS["README.md"])])
+def test_a_signature_in_the_reference_is_the_one_in_the_source(name: str) -> None:
+    """All of it, in order; the source may have more after it, but for what has a heading of its own."""
+    given = next(found[2] for found in SIGNATURE.finditer(TEXTS["README.md"]) if found[1] == name)
+    stated = ast.parse(f"def f({given}): ...").body[0]
+    assert isinstance(stated, ast.FunctionDef)
+    real = inspect.signature(_resolve(name)).parameters
+    positional = [argument.arg for argument in stated.args.args]
+    keyword = [argument.arg for argument in stated.args.kwonlyargs]
+    defaults: dict[str, Any] = dict(
+        zip(reversed(positional), map(ast.literal_eval, reversed(stated.args.defaults)))
+    )
+    defaults.update(
+        (name, ast.literal_eval(value)) for name, value in zip(keyword, stated.args.kw_defaults) if value
+    )
+    for name_, kind in [(n, False) for n in positional] + [(n, True) for n in keyword]:
+        assert (real[name_].kind is inspect.Parameter.KEYWORD_ONLY) is kind, name_
+        assert defaults.get(name_, inspect.Parameter.empty) == real[name_].default, name_
+    assert [parameter for parameter in real if parameter in (*positional, *keyword)] == [
+        *positional,
+        *keyword,
+    ]
+    if name not in FOR_TESTS:
+        assert set(real) == {*positional, *keyword}
+
+
+FOR_TESTS = ("tokencap.backends.sqlite.SQLiteBackend", "tokencap.backends.memory.MemoryBackend")
+"""They also take a clock."""
+
+PLAIN = ("GuardedAnthropic", "GuardedAsyncAnthropic", "GuardedOpenAI", "GuardedAsyncOpenAI", "CheckResult")
+"""Names for type checkers, and one that is only met as `check_result`."""
+
+
+def test_the_readme_knows_every_public_name() -> None:
+    missing = [name for name in tokencap.__all__ if not re.search(rf"\b{name}\b", TEXTS["README.md"])]
+    assert set(missing) <= {*PLAIN, "__version__"}
+
+
+def test_the_fields_of_the_nouns_are_all_named() -> None:
+    for noun in (tokencap.StatusResponse, tokencap.ThresholdInfo, tokencap.BudgetState, tokencap.CallRecord):
+        for field in (
+            inspect.get_annotations(noun) if hasattr(inspect, "get_annotations") else noun.__annotations__
+        ):
+            assert f"`{field}`" in TEXTS["README.md"], f"{noun.__name__}.{field}"
+
+
+def test_every_webhook_field_and_metric_is_named() -> None:
+    actions = (ROOT / "src/tokencap/_actions.py").read_text(encoding="utf-8")
+    metrics = (ROOT / "src/tokencap/telemetry/otel.py").read_text(encoding="utf-8")
+    fields = re.findall(r'^            "(\w+)":', actions, re.MULTILINE)
+    names = re.findall(r'"(tokencap\.[a-z_.]+)", unit', metrics)
+    assert len(fields) > 8
+    assert len(names) > 3
+    for name in (*fields, *names):
+        assert f"`{name}`" in TEXTS["README.md"], name
