@@ -193,6 +193,7 @@ LAYERS = [
         "_waiting",
         "_webhooks",
     ),
+    ("_call",),
     ("clients",),
     ("guard",),
     ("_default",),

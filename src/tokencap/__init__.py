@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._call import Call
     from ._default import get_status, init, patch, teardown, unpatch, wrap
     from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
     from .budget import BudgetKey, BudgetState, CheckResult
@@ -28,6 +29,7 @@ __all__ = [
     "BudgetExceededError",
     "BudgetKey",
     "BudgetState",
+    "Call",
     "CallRecord",
     "CheckResult",
     "ConfigurationError",
@@ -55,7 +57,18 @@ __all__ = [
 ]
 
 # Where the names above are, the cheapest to load first.
-_HOMES = ("errors", "usage", "budget", "policy", "telemetry.record", "status", "_typing", "guard", "_default")
+_HOMES = (
+    "errors",
+    "usage",
+    "budget",
+    "policy",
+    "telemetry.record",
+    "status",
+    "_typing",
+    "_call",
+    "guard",
+    "_default",
+)
 
 if not TYPE_CHECKING:  # or a misspelt name would have a type
 

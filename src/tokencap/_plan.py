@@ -161,7 +161,7 @@ class Degrade(NamedTuple):
 
 
 def degraded(
-    plan: Plan, states: Sequence[BudgetState], estimate: int, provider: Provider, model: str
+    plan: Plan, states: Sequence[BudgetState], estimate: int, provider: Provider | str, model: str
 ) -> Degrade | str | None:
     """Return the model to send instead of `model`, if a DEGRADE threshold is reached.
 
@@ -188,14 +188,14 @@ def degraded(
     return due
 
 
-def cheaper(degrade_to: str | Mapping[str, str] | None, provider: Provider, model: str) -> str | None:
+def cheaper(degrade_to: str | Mapping[str, str] | None, provider: Provider | str, model: str) -> str | None:
     """Return what `degrade_to` means for a call to `model`; None when it means nothing there.
 
     A bare name is used only where it is known to be understood: by the provider whose name it has, or in
     place of a model whose maker is the same (or as little known).
     """
     if isinstance(degrade_to, Mapping):
-        return degrade_to.get(model) or degrade_to.get(provider.value)
+        return degrade_to.get(model) or degrade_to.get(str(provider))
     if degrade_to is None:
         return None
     home = home_of(degrade_to)

@@ -55,7 +55,7 @@ class CallSession:
     def __init__(
         self,
         runtime: Runtime,
-        provider: Provider,
+        provider: Provider | str,
         endpoint: Endpoint,
         body: Mapping[str, Any],
         exact: Callable[[], Step] | None = None,
@@ -208,7 +208,7 @@ class CallSession:
     def _record(self, ending: Ending, tokens: int) -> CallRecord:
         return CallRecord(
             id=self.id,
-            provider=self.provider.value,
+            provider=str(self.provider),
             endpoint=self.endpoint.path,
             model_asked=self.model_asked,
             model=self.model,

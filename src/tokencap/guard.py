@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._call import Call, Prompt
 from ._flow import run
 from ._plan import Plan
 from ._runtime import Runtime
@@ -175,6 +176,20 @@ class Guard:
                 "this Guard was closed by teardown(); its clients make no unguarded calls. "
                 "Wrap the client again with a new Guard"
             )
+
+    def call(
+        self, *, provider: Provider | str, model: str, estimate: Prompt, max_output: int | None = None
+    ) -> Call:
+        """Guard a call that no seam reaches: `with guard.call(...) as call:` (or `async with`).
+
+        `estimate` is the size of the prompt in tokens, or the prompt (text, messages) or the request itself,
+        which is then estimated. `max_output` is the output cap in tokens, which a strict budget holds too
+        and may lower. Send `call.model` and `call.max_output`, then say `call.settle(usage)`. `provider` may
+        be any name: it is what records, metrics and a `degrade_to` mapping know the call by. See `Call` for
+        what is charged when. Raises `ConfigurationError`.
+        """
+        self._check_open()
+        return Call(self.runtime, provider, model, estimate, max_output)
 
     def get_status(self) -> StatusResponse:
         """Return the state of every budget now. Raises `BackendError` when the store fails."""

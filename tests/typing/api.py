@@ -20,6 +20,7 @@ from tokencap import (
     ActionKind,
     BudgetExceededError,
     BudgetState,
+    Call,
     CallRecord,
     CheckResult,
     DimensionPolicy,
@@ -162,3 +163,21 @@ def guards() -> None:
 def watched(record: CallRecord) -> None:
     assert_type(record.usage, Union[TokenUsage, None])
     assert_type(record.tokens, int)
+
+
+def by_hand(usage: object) -> None:
+    with guard.call(provider="litellm", model="m", estimate=1_200) as call:
+        assert_type(call, Call)
+        assert_type((call.model, call.max_output), tuple[str, Union[int, None]])
+        call.settle(TokenUsage(1_000, 200))
+        call.settle(1_200)
+        call.settle(usage)
+        call.release()
+    with guard.call(provider=Provider.OPENAI, model="m", estimate=[{"role": "user"}], max_output=64):
+        pass
+
+
+async def by_hand_async() -> None:
+    async with guard.call(provider="litellm", model="m", estimate="a prompt") as call:
+        assert_type(call, Call)
+        assert_type(call.settle(5), None)

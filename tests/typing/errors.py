@@ -25,3 +25,7 @@ Threshold(at_pct=0.5, actions=Action(kind="BLOCK"))  # type: ignore[arg-type]
 Threshold(at_pct="80%", actions=[])  # type: ignore[arg-type]
 DimensionPolicy(limit="5")  # type: ignore[arg-type]
 policy.name = "other"  # type: ignore[misc]
+guard = Guard(policy)
+guard.call("openai", "m", 5)  # type: ignore[call-arg]
+guard.call(provider="openai", model="m")  # type: ignore[call-arg]
+guard.call(provider="openai", model="m", estimate=None)  # type: ignore[arg-type]
