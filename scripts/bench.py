@@ -1,6 +1,6 @@
 """What a guarded call costs, as ratios within one run against the floor of the same machine.
 
-`make bench`, or `python scripts/bench.py [PART ...]`, of: call, stream, import, stores, async, stall.
+`make bench`, or `python scripts/bench.py [PART ...]`, of: call, stream, import, stores, async, stall, ledger.
 Every figure is a median over interleaved rounds (plain, floor, guarded, plain ...), so that a machine whose
 speed drifts does not decide. The floors: two SQLite commits (WAL, NORMAL) of a counter and a hold, two
 EVALSHA of a trivial script through redis-py, and the SDK's own call over an in-memory transport. What one
@@ -10,6 +10,7 @@ thread does alone is measured in processor time; what waits for a server or for 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import multiprocessing
 import os
@@ -27,10 +28,14 @@ from typing import Any, Callable
 
 import openai
 
-import tokencap
-from tokencap import Guard, Policy
+import tokencap.ledger
+from tokencap import Guard, Policy, Provider, TokenUsage
+from tokencap._entry import Label
+from tokencap._flow import run as run_flow
+from tokencap._session import CallSession
 from tokencap.backends.sqlite import SQLiteBackend
 from tokencap.budget import BudgetKey, Hold
+from tokencap.providers import endpoint_of
 
 # The HTTP library of the SDK at hand: httpx, or its successor.
 HTTP = getattr(openai._base_client, "httpx2", None) or openai._base_client.httpx
@@ -41,6 +46,10 @@ CHAT = {
     "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
 }  # fmt: skip
 CHUNKS = 1_000
+LEDGER_ROWS = 5_000_000
+PROMPT = [{"role": "user", "content": "hello"}]
+CHAT_ENDPOINT = endpoint_of(Provider.OPENAI, "post", "/chat/completions")
+assert CHAT_ENDPOINT is not None
 
 
 class Body(HTTP.SyncByteStream, HTTP.AsyncByteStream):  # type: ignore[misc,name-defined]
@@ -496,6 +505,93 @@ def bench_stall() -> None:
             )
 
 
+def bench_ledger() -> None:
+    """A settled call with the ledger on beside one with it off, and a ledger of 5 million calls."""
+    print("\nthe ledger")
+    with redis_server() as url:
+        for kind in ("sqlite", "redis"):
+            if kind == "redis" and url is None:
+                continue
+            clock = time.perf_counter if kind == "redis" else time.process_time
+            stores = [open_store(kind, url), open_store(kind, url)]
+            off = Guard(Policy.blocking(10**12), backend=stores[0], ledger=False)
+            on = Guard(Policy.blocking(10**12), backend=stores[1])
+            works = {"off": functools.partial(settled_call, off), "on": functools.partial(settled_call, on)}
+            found = interleaved(works, 500, rounds=25, clock=clock)
+            on.teardown()
+            off.teardown()
+            ratios = [with_it / without for without, with_it in zip(found["off"], found["on"])]
+            row(
+                f"{kind}: a settled call, without the SDK",
+                f"{microseconds(statistics.median(found['on']))} with it, "
+                f"{microseconds(statistics.median(found['off']))} without; ratio {statistics.median(ratios):.2f}",
+                "bar: at most 1.20",
+            )
+            for store in stores:
+                store.close()
+    fill_ledger("ledger.db", LEDGER_ROWS, days=30)
+    size = os.path.getsize("ledger.db")
+    row(
+        f"{LEDGER_ROWS:,} calls of 30 days",
+        f"{size / 1e6:,.0f} MB, {size / LEDGER_ROWS:.1f} bytes a call",
+        "bar: 64",
+    )
+    store = SQLiteBackend("ledger.db")
+    book = tokencap.ledger.open(store)
+    for by, since in (("model", "24h"), ("tenant", "24h"), ("hour", "24h"), ("model", "7d"), ("model", None)):
+        times = []
+        for _ in range(5 if since == "24h" else 1):
+            start = time.perf_counter()
+            answer = book.usage(by, since=since)
+            times.append(time.perf_counter() - start)
+        bar = "bar: below 1 s" if since == "24h" else ""
+        what = f"usage by {by} since {since or 'ever'}"
+        row(
+            what,
+            f"{statistics.median(times):.2f} s for {answer.total.calls:,} calls in {len(answer)} rows",
+            bar,
+        )
+    store.close()
+
+
+def settled_call(guard: Guard) -> None:
+    session = CallSession(
+        guard.runtime, Provider.OPENAI, CHAT_ENDPOINT, {"model": "gpt-4o", "messages": PROMPT}
+    )
+    run_flow(session.begin())
+    session.tally.usage = TokenUsage(5, 2)
+    run_flow(session.settle())
+
+
+def fill_ledger(path: str, rows: int, days: float) -> None:
+    """Write `rows` calls of 8 models and 50 tenants, spread over the last `days`, with one statement of SQL."""
+    store = SQLiteBackend(path)
+    store.get_states([])
+    store.close()
+    now, step = int(time.time() * 1e6), int(days * 86_400e6 / rows)
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("BEGIN")
+    for day in range(int(days) + 2):
+        for number in range(400):
+            model, tenant = f"model-{number % 8}", {"tenant": f"tenant-{number // 8}"}
+            label = Label("openai", "/chat/completions", model, model, tenant, {})
+            today = int(time.time() // 86_400) - day
+            db.execute("INSERT INTO labels VALUES (?, ?, ?)", (day * 400 + number + 1, today, label.text()))
+    db.execute(
+        "WITH RECURSIVE k(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < :rows) INSERT INTO calls"
+        " (at, n, label, ending, estimated, input, output, cached, written, reasoning, estimate, ms)"
+        " SELECT :now - (:rows - n) * :step, n,"
+        " (:now / 86400000000 - (:now - (:rows - n) * :step) / 86400000000) * 400 + 1 + abs(random()) % 400,"
+        " 0, 0, 200 + abs(random()) % 8000, 20 + abs(random()) % 900, abs(random()) % 3 * 500, 0,"
+        " abs(random()) % 2 * 100, 200 + abs(random()) % 8000, 300 + abs(random()) % 9000 FROM k",
+        {"rows": rows, "now": now, "step": step},
+    )
+    db.execute("COMMIT")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+
+
 PARTS = {
     "call": bench_call,
     "stream": bench_stream,
@@ -503,6 +599,7 @@ PARTS = {
     "stores": bench_stores,
     "async": bench_async,
     "stall": bench_stall,
+    "ledger": bench_ledger,
 }
 
 

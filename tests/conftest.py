@@ -25,7 +25,7 @@ class Driven:
         self._loop = asyncio.new_event_loop()
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("reserve", "settle", "pass_marks", "get_states"):
+        if name not in ("reserve", "settle", "record", "pass_marks", "get_states"):
             return getattr(self._backend, name)
         verb = getattr(self._async, name)
         return lambda *args, **kwargs: self._loop.run_until_complete(verb(*args, **kwargs))

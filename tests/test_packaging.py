@@ -180,10 +180,11 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 LAYERS = [
-    ("errors", "usage", "budget", "_version", "_typing", "policy", "_flow"),
-    ("providers", "status", "_plan", "telemetry"),
+    ("errors", "usage", "budget", "_entry", "_version", "_typing", "policy", "_flow"),
+    ("providers", "status", "_plan", "_usage", "telemetry"),
     (
         "backends",
+        "ledger",
         "_actions",
         "_admission",
         "_followup",

@@ -109,12 +109,13 @@ class _Bid:
     def offer(self) -> Flow[Admission | CheckResult]:
         """Try to reserve, first by the bound; return what came of it."""
         session, runtime, plan = self.session, self.session.runtime, self.session.runtime.plan
-        grant: Grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate)
+        about = runtime.label_of(session)
+        grant: Grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate, about)
         if self.need == self.bound and self._undecided(grant):
             counted = yield from session.count(self._past)
             self.need = self.estimate = min(self.bound, counted or self.estimate)
             if grant.reservation is None and self.need < self.bound:
-                grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate)
+                grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate, about)
         if grant.reservation is not None:
             return Admission(grant.reservation, grant.states, self.estimate, self.bound, self._agreed(grant))
         output = self.output
@@ -185,7 +186,7 @@ def _refuse(session: CallSession, check: CheckResult) -> Flow[NoReturn]:
     runtime = session.runtime
     for dimension in check.violated:
         runtime.note_fired(ActionKind.BLOCK, dimension)
-    session.note_blocked()
+    yield from session.note_blocked(check.need)
     if not check.contended:
         yield from _actions.fire_refused(runtime, check)
     raise BudgetExceededError(check)
@@ -194,7 +195,7 @@ def _refuse(session: CallSession, check: CheckResult) -> Flow[NoReturn]:
 def _refuse_unbounded(session: CallSession, bound: int, reason: str) -> Flow[NoReturn]:
     runtime = session.runtime
     states = yield from runtime.states()
-    session.note_blocked()
+    yield from session.note_blocked(bound)
     raise BudgetExceededError(
         CheckResult(
             allowed=False,

@@ -225,6 +225,7 @@ def init(
     *,
     wait: float = 0.0,
     on_backend_error: str = "block",
+    ledger: bool = True,
 ) -> Guard:
     """Configure the process-wide Guard before `wrap()` or `patch()` takes it up, and return it.
 
@@ -240,6 +241,7 @@ def init(
             otel_enabled,
             wait=wait,
             on_backend_error=on_backend_error,
+            ledger=ledger,
         )
         _process.taken, _process.quiet = False, quiet
         return _process.guard

@@ -15,6 +15,7 @@ from .budget import Mark, Reservation
 from .errors import BackendError
 
 if TYPE_CHECKING:
+    from ._entry import Entry
     from ._runtime import Runtime
     from ._session import CallSession
 
@@ -44,7 +45,7 @@ class Keeper:
         self._pid = os.getpid()
         self._live: dict[str, CallSession] = {}
         self._dropped: deque[CallSession] = deque()
-        self._kept: deque[tuple[Reservation, int, tuple[Mark, ...]]] = deque()
+        self._kept: deque[tuple[Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
         self._disowned: deque[tuple[float, str]] = deque(maxlen=_DISOWNED)
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -67,10 +68,12 @@ class Keeper:
         self._dropped.append(session)
         self._bell.put(True)
 
-    def keep(self, reservation: Reservation, tokens: int, marks: tuple[Mark, ...]) -> None:
+    def keep(
+        self, reservation: Reservation, tokens: int, marks: tuple[Mark, ...], entry: Entry | None = None
+    ) -> None:
         """Try a settlement again until the store takes it."""
         log.error("a settlement of %d tokens failed and is kept; it is tried again every second", tokens)
-        self._kept.append((reservation, tokens, marks))
+        self._kept.append((reservation, tokens, marks, entry))
         if self._thread is None:
             self._start()
         self._bell.put(True)
@@ -113,13 +116,13 @@ class Keeper:
                 raise
         for _ in range(len(self._kept)):
             try:
-                reservation, tokens, marks = self._kept.popleft()
+                reservation, tokens, marks, entry = self._kept.popleft()
             except IndexError:
                 break
             try:
-                yield from self._runtime.settle_kept(reservation, tokens, marks)
+                yield from self._runtime.settle_kept(reservation, tokens, marks, entry)
             except BaseException:
-                self._kept.appendleft((reservation, tokens, marks))
+                self._kept.appendleft((reservation, tokens, marks, entry))
                 raise
 
     def close(self) -> None:

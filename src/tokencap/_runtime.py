@@ -7,11 +7,14 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from ._entry import Entry, Label
 from ._flow import Flow, Step
 from ._keeper import Keeper
 from ._waiting import Queue
 from ._webhooks import Webhooks
+from .backends.protocol import AsyncLedgerBackend, LedgerBackend
 from .budget import BudgetState, Hold, Mark, Reservation, Settlement
+from .errors import BackendError
 from .policy import ActionKind
 from .telemetry.record import CallHook, CallRecord
 from .usage import TokenUsage
@@ -43,6 +46,7 @@ class Runtime:
         on_backend_error: str = "block",
         max_output_tokens: int = 4_096,
         min_output_tokens: int | None = None,
+        ledger: bool = True,
     ) -> None:
         self.plan = plan
         self.backend = backend
@@ -55,6 +59,12 @@ class Runtime:
         self.min_output_tokens = min_output_tokens
         self.queue = Queue()
         self.async_backend = backend.as_async()
+        self.ledger = (
+            ledger
+            and isinstance(backend, LedgerBackend)
+            and isinstance(self.async_backend, AsyncLedgerBackend)
+        )
+        """True when the store is given a row for every call."""
         self.keeper = Keeper(self)
         self.webhooks = Webhooks()
         self.hooks: list[CallHook] = []
@@ -65,21 +75,52 @@ class Runtime:
         self._histories: OrderedDict[str, int] = OrderedDict()
         self._overruns: dict[str, tuple[float, float]] = {}
         self._warned: set[str] = set()
+        self._labels: dict[tuple[object, ...], str] = {}
 
-    def reserve(self, id: str, holds: Sequence[Hold], charge: int) -> Step:
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, about: str = "") -> Step:
         """Return the step that is `Backend.reserve`; it is answered with a `Grant`."""
-        return Step(self.backend.reserve, self.async_backend.reserve, (id, holds, charge, self.lease))
+        args = (id, holds, charge, self.lease, about) if about else (id, holds, charge, self.lease)
+        return Step(self.backend.reserve, self.async_backend.reserve, args)
 
-    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark]) -> Step:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark], entry: Entry | None = None
+    ) -> Step:
         """Return the step that is `Backend.settle`; it is answered with a `Settlement`."""
-        return Step(self.backend.settle, self.async_backend.settle, (reservation, tokens, marks))
+        args = (reservation, tokens, marks) if entry is None else (reservation, tokens, marks, entry)
+        return Step(self.backend.settle, self.async_backend.settle, args)
 
-    def settle_kept(self, reservation: Reservation, tokens: int, marks: Sequence[Mark]) -> Flow[None]:
+    def settle_kept(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark], entry: Entry | None
+    ) -> Flow[None]:
         """Settle what could not be settled when its call ended, and fire what is due."""
         from ._actions import fire_passed
 
-        settlement: Settlement = yield self.settle(reservation, tokens, marks)
+        settlement: Settlement = yield self.settle(reservation, tokens, marks, entry)
         yield from fire_passed(self, settlement)
+
+    def record(self, entry: Entry) -> Flow[None]:
+        """Write the row of a call that held nothing. A store that fails does not hide why it was refused."""
+        backend, async_backend = self.backend, self.async_backend
+        assert isinstance(backend, LedgerBackend)
+        assert isinstance(async_backend, AsyncLedgerBackend)
+        try:
+            yield Step(backend.record, async_backend.record, ((entry,),))
+        except BackendError as error:
+            log.warning("a refused call is missing in the ledger: %s", error)
+
+    def label_of(self, session: CallSession) -> str:
+        """Return the label of a call's row; empty when there is no ledger."""
+        if not self.ledger:
+            return ""
+        provider, endpoint = str(session.provider), session.endpoint.path
+        known = (provider, endpoint, session.model_asked, session.model)
+        text = self._labels.get(known)
+        if text is None:
+            identifiers = {budget.key.dimension: budget.key.identifier for budget in self.plan.budgets}
+            if len(self._labels) >= _REMEMBERED:
+                self._labels.clear()
+            text = self._labels[known] = Label(*known, identifiers, {}).text()
+        return text
 
     def pass_marks(self, marks: Sequence[Mark]) -> Flow[tuple[Mark, ...]]:
         """`Backend.pass_marks`."""
@@ -88,10 +129,14 @@ class Runtime:
         )
         return passed
 
-    def states(self) -> Flow[tuple[BudgetState, ...]]:
-        """`Backend.get_states` of every budget, after whatever is still to be settled."""
+    def settle_due(self) -> Flow[None]:
+        """Settle what is still to be settled of calls that have ended."""
         if self.keeper.work:
             yield from self.keeper.drain()
+
+    def states(self) -> Flow[tuple[BudgetState, ...]]:
+        """`Backend.get_states` of every budget, after whatever is still to be settled."""
+        yield from self.settle_due()
         keys = [(budget.key, budget.limit) for budget in self.plan.budgets]
         states: tuple[BudgetState, ...] = yield Step(
             self.backend.get_states, self.async_backend.get_states, (keys,)

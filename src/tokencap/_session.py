@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from . import _actions
 from ._admission import admit
+from ._entry import Entry, entry_of
 from ._flow import Flow, Step
 from ._plan import Degrade, degraded
 from ._waiting import enter
@@ -126,10 +127,13 @@ class CallSession:
         counted: int = yield self._exact()
         return counted + past
 
-    def note_blocked(self) -> None:
-        """Note that the call was refused."""
+    def note_blocked(self, need: int) -> Flow[None]:
+        """Note that the call was refused, for which `need` tokens were wanted at least."""
+        self.estimate = need
         if self.runtime.observed:
             self.runtime.note(self._record(Ending.BLOCKED, 0))
+        if self.runtime.ledger:
+            yield from self.runtime.record(self._entry(Ending.BLOCKED, 0))
 
     def _degrade(self, states: Any) -> dict[str, Any]:
         if not (self.runtime.plan.degrades and self.endpoint.generates):
@@ -193,17 +197,32 @@ class CallSession:
         runtime.learn(self, self._held)
         if runtime.observed:
             runtime.note(self._record(ending, tokens))
+        entry = self._entry(ending, tokens) if runtime.ledger else None
         try:
-            settlement: Settlement = yield runtime.settle(reservation, tokens, marks)
+            settlement: Settlement = yield runtime.settle(reservation, tokens, marks, entry)
         except BackendError:
             # The reply was paid for and goes to the caller; the settlement is kept and tried again.
-            runtime.keeper.keep(reservation, tokens, marks)
+            runtime.keeper.keep(reservation, tokens, marks, entry)
             return
         finally:
             runtime.queue.wake()
         runtime.observe_states(settlement.states)
         if settlement.passed:
             yield from _actions.fire_passed(runtime, settlement)
+
+    def _estimated(self, tokens: int) -> bool:
+        return bool(tokens) and (self.tally.usage is None or self.tally.characters > 0)
+
+    def _entry(self, ending: Ending, tokens: int) -> Entry:
+        return entry_of(
+            self.runtime.label_of(self),
+            ending.value,
+            tokens,
+            self.tally.usage,
+            self.estimate,
+            self._estimated(tokens),
+            time.monotonic() - self._started,
+        )
 
     def _record(self, ending: Ending, tokens: int) -> CallRecord:
         return CallRecord(
@@ -216,7 +235,7 @@ class CallSession:
             tokens=tokens,
             held=self._held,
             estimate=self.estimate,
-            estimated=bool(tokens) and (self.tally.usage is None or self.tally.characters > 0),
+            estimated=self._estimated(tokens),
             seconds=time.monotonic() - self._started,
             ending=ending.value,
         )

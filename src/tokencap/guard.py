@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -22,6 +22,7 @@ from .backends.sqlite import SQLiteBackend
 from .budget import BudgetKey
 from .clients.family import family_of, owner_of
 from .errors import ConfigurationError
+from .ledger import open as open_ledger
 from .policy import Policy, Provider, check_count
 from .status import StatusResponse, build_status
 from .telemetry.otel import metrics
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
+    from ._usage import Moment, Usage, Where
+    from .ledger import RecordedCall
     from .telemetry.record import CallHook
 
 __all__ = ["Guard"]
@@ -52,7 +55,8 @@ class Guard:
     `wait` is how many seconds a call waits when only the holds of other calls stand in its way (0: it
     is refused at once). `on_backend_error` is what happens while the store fails: "block" raises
     `BackendError` and makes no call; "allow" makes the call and books it when the store is back.
-    `lease_seconds` is how long the hold of a process that died is kept.
+    `lease_seconds` is how long the hold of a process that died is kept. `ledger=False` keeps no record
+    of the calls (see `usage`).
 
     A Guard is closed with `teardown()` or by leaving a `with` block; its clients then raise
     `ConfigurationError` rather than spend unguarded.
@@ -68,6 +72,7 @@ class Guard:
         wait: float = 0.0,
         on_backend_error: str = "block",
         lease_seconds: float = LEASE_SECONDS,
+        ledger: bool = True,
     ) -> None:
         if not isinstance(policy, Policy):
             raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
@@ -96,6 +101,7 @@ class Guard:
             on_backend_error=on_backend_error,
             max_output_tokens=policy.max_output_tokens,
             min_output_tokens=policy.min_output_tokens,
+            ledger=ledger,
         )
         self._closed = False
         _open_guards.add(self)
@@ -195,6 +201,33 @@ class Guard:
         """Return the state of every budget now. Raises `BackendError` when the store fails."""
         self._check_open()
         return build_status(self.runtime.plan, run(self.runtime.states()))
+
+    def usage(
+        self,
+        by: str | Sequence[str] | None = None,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        where: Where | None = None,
+    ) -> Usage:
+        """Sum up the calls in the ledger of the store, those of other Guards included: see `Ledger`."""
+        self._check_open()
+        run(self.runtime.settle_due())
+        return open_ledger(self.backend).usage(by, since=since, until=until, where=where)
+
+    def calls(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        where: Where | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[RecordedCall]:
+        """Iterate the single calls in the ledger of the store: see `Ledger`."""
+        self._check_open()
+        run(self.runtime.settle_due())
+        found = open_ledger(self.backend).calls
+        return found(since=since, until=until, where=where, newest_first=newest_first)
 
     def set_limit(self, dimension: str, limit: int | None) -> None:
         """Change the limit of a budget for every process from its next call on; None: as the policy says."""

@@ -12,6 +12,7 @@ from ._sqlite_books import Books
 from .aio import Threads
 
 if TYPE_CHECKING:
+    from .._entry import Entry
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
     from .sqlite import SQLiteBackend
 
@@ -38,14 +39,22 @@ class AsyncSQLiteBackend:
         self._backend = backend
         self._threads = Threads(2)
 
-    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    async def reserve(
+        self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
+    ) -> Grant:
         """As `Backend.reserve`."""
         check_holds(holds)
-        return await self._perform(Books.reserve, id, holds, charge, lease)
+        return await self._perform(Books.reserve, id, holds, charge, lease, about)
 
-    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    async def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
-        return await self._perform(Books.settle, reservation, tokens, marks)
+        return await self._perform(Books.settle, reservation, tokens, marks, entry)
+
+    async def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        await self._perform(Books.record, entries)
 
     async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
         """As `Backend.pass_marks`."""

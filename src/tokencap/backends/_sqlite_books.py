@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Optional, Union
 
+from .._entry import Entry, Retention
 from ..budget import (
     BudgetKey,
     BudgetState,
@@ -18,6 +19,7 @@ from ..budget import (
     share_ceil,
 )
 from ._rules import TOMBSTONE_SECONDS, admit
+from ._sqlite_ledger import LedgerWriter
 
 __all__ = ["Books"]
 
@@ -34,7 +36,9 @@ _GIVE = (
 )
 _RESET = "UPDATE counters SET used = 0, reserved = 0, calls = 0, expired = 0, life = life + 1 WHERE key = ?"
 _OVERRIDE = "UPDATE counters SET override = ? WHERE key = ?"
-_HOLD = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?)"
+_HOLD = (
+    "INSERT INTO holds (id, n, key, life, amount, charge, expires_at, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _HELD = (
     "SELECT dimension, identifier, holds.life, amount, charge, expires_at"
     " FROM holds JOIN counters USING (key) WHERE id = ? ORDER BY n"
@@ -42,13 +46,13 @@ _HELD = (
 _DROP = "DELETE FROM holds WHERE id = ?"
 _EXTEND = "UPDATE holds SET expires_at = ? WHERE id = ? AND expires_at > ?"
 _ANY_DEAD = "SELECT 1 FROM holds WHERE expires_at <= ? LIMIT 1"
-_DEAD = "SELECT id, key, life, amount, charge FROM holds WHERE expires_at <= ?"
+_DEAD = "SELECT id, key, life, amount, charge, about FROM holds WHERE expires_at <= ?"
 _BURY = "DELETE FROM holds WHERE expires_at <= ?"
-_TOMBSTONE = "INSERT OR REPLACE INTO ended VALUES (?, ?, ?)"
-_CHARGED = "SELECT charge FROM ended WHERE id = ?"
+_TOMBSTONE = "INSERT OR REPLACE INTO ended (id, charge, at, entry) VALUES (?, ?, ?, ?)"
+_CHARGED = "SELECT charge, entry FROM ended WHERE id = ?"
 _FORGET = "DELETE FROM ended WHERE id = ?"
 _PRUNE = "DELETE FROM ended WHERE at <= ?"
-_BOOK_ONCE = "INSERT OR IGNORE INTO ended VALUES (?, NULL, ?)"
+_BOOK_ONCE = "INSERT OR IGNORE INTO ended (id, charge, at) VALUES (?, NULL, ?)"
 _MARK = "INSERT OR IGNORE INTO marks VALUES (?, ?, ?)"
 _UNMARK = "DELETE FROM marks WHERE key = ?"
 
@@ -75,8 +79,11 @@ def _string(text: Text) -> str:
 class Books:
     """One open file and what this process remembers about it. One thread at a time."""
 
-    def __init__(self, cursor: sqlite3.Cursor, store: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, cursor: sqlite3.Cursor, store: str, clock: Callable[[], float], retention: Retention
+    ) -> None:
         self.cursor = cursor
+        self.ledger = LedgerWriter(cursor, retention)
         self._prefix = f"{store}:"
         self._clock = clock
         self._swept_at = clock()
@@ -88,8 +95,9 @@ class Books:
         """Drop what was remembered: it may come from a transaction that was rolled back."""
         self._passed.clear()
         self._numbers.clear()
+        self.ledger.forget()
 
-    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
         """As `Backend.reserve`."""
         now = self._clock()
         if not -1.0 < now - self._swept_at < 1.0:
@@ -108,10 +116,11 @@ class Books:
                 return Grant(None, tuple(states), admission.refused)
         expires_at = now + lease
         execute = self.cursor.execute
+        label = self.ledger.label(about, now) if about else 0
         held: list[Held] = []
         try:
             for hold, (number, life), amount in zip(holds, counters, admission.amounts):
-                execute(_HOLD, (plain_id, len(held), number, life, amount, charge, expires_at))
+                execute(_HOLD, (plain_id, len(held), number, life, amount, charge, expires_at, label))
                 execute(_TAKE, (amount, hold.limit, number))
                 held.append(Held(hold.key, f"{self._prefix}{life}", amount))
         except sqlite3.IntegrityError:
@@ -120,10 +129,12 @@ class Books:
             if again is not None:
                 return again
             self._sweep(now)
-            return self.reserve(id, holds, charge, lease)
+            return self.reserve(id, holds, charge, lease, about)
         return Grant(Reservation(id, tuple(held), charge), tuple(states))
 
-    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark]) -> Settlement:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark], entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
         holds = reservation.holds
         plain_id = _text(reservation.id)
@@ -141,6 +152,10 @@ class Books:
                 return _ENDED
             execute(_FORGET, (plain_id,))
             used, expired = tokens - charged[0], -charged[0]
+            if charged[1] is not None:
+                self.ledger.erase(charged[1])
+        if entry is not None:
+            self.ledger.write(entry, self._clock())
         numbers = self._numbers
         limits = {mark.key: mark.limit for mark in marks}
         states: list[BudgetState] = []
@@ -176,6 +191,12 @@ class Books:
         return {
             each for each in ids if self.cursor.execute(_EXTEND, (now + lease, _text(each), now)).rowcount < 1
         }
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        now = self._clock()
+        for entry in entries:
+            self.ledger.write(entry, now)
 
     def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
         """As `Backend.pass_marks`."""
@@ -274,12 +295,21 @@ class Books:
             return False
         self.cursor.executemany(
             _GIVE + " AND life = ?",
-            [(charge, charge, amount, 1, key, life) for _, key, life, amount, charge in dead],
+            [(charge, charge, amount, 1, key, life) for _, key, life, amount, charge, _ in dead],
         )
-        self.cursor.executemany(_TOMBSTONE, [(row[0], row[4], now) for row in dead])
+        calls = {each: (charge, about) for each, _, _, _, charge, about in dead}
+        self.cursor.executemany(
+            _TOMBSTONE,
+            [(each, left[0], now, self._note_expired(left, now)) for each, left in calls.items()],
+        )
         self.cursor.execute(_BURY, (now,))
         self.cursor.execute(_PRUNE, (now - TOMBSTONE_SECONDS,))
         return True
+
+    def _note_expired(self, left: tuple[int, int], now: float) -> int | None:
+        charge, about = left
+        text = self.ledger.text(about) if about else None
+        return None if text is None else self.ledger.write(Entry.expired(text, charge), now)
 
     def _pass_now(self, mark: Mark) -> bool:
         number = self._number(mark.key)

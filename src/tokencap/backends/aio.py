@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
+    from .._entry import Entry
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
-    from .protocol import Backend
+    from .protocol import Backend, LedgerBackend
 
 __all__ = ["InlineAsyncBackend", "ThreadedAsyncBackend", "Threads"]
 
@@ -63,13 +64,23 @@ class ThreadedAsyncBackend:
         self._backend = backend
         self._threads = Threads(threads)
 
-    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    async def reserve(
+        self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
+    ) -> Grant:
         """As `Backend.reserve`."""
-        return await self._threads.run(partial(self._backend.reserve, id, holds, charge, lease))
+        more = (about,) if about else ()
+        return await self._threads.run(partial(self._backend.reserve, id, holds, charge, lease, *more))
 
-    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    async def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
-        return await self._threads.run(partial(self._backend.settle, reservation, tokens, marks))
+        more = () if entry is None else (entry,)
+        return await self._threads.run(partial(self._backend.settle, reservation, tokens, marks, *more))
+
+    async def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        await self._threads.run(partial(cast("LedgerBackend", self._backend).record, entries))
 
     async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
         """As `Backend.pass_marks`."""
@@ -90,13 +101,23 @@ class InlineAsyncBackend:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    async def reserve(
+        self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
+    ) -> Grant:
         """As `Backend.reserve`."""
-        return self._backend.reserve(id, holds, charge, lease)
+        more = (about,) if about else ()
+        return self._backend.reserve(id, holds, charge, lease, *more)
 
-    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    async def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
-        return self._backend.settle(reservation, tokens, marks)
+        more = () if entry is None else (entry,)
+        return self._backend.settle(reservation, tokens, marks, *more)
+
+    async def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        cast("LedgerBackend", self._backend).record(entries)
 
     async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
         """As `Backend.pass_marks`."""

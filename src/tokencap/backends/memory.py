@@ -6,10 +6,11 @@ import functools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from .._entry import Entry, KnownBudget, Retention, Sum
 from ..budget import (
     UNLIMITED,
     BudgetKey,
@@ -24,6 +25,7 @@ from ..budget import (
 )
 from ..errors import BackendError
 from ._fork import survive_forks
+from ._memory_ledger import MemoryLedger
 from ._rules import TOMBSTONE_SECONDS, admit, check_holds, check_limit
 from .aio import InlineAsyncBackend
 from .protocol import AsyncBackend
@@ -49,6 +51,7 @@ class _Counter:
 class _Live:
     reservation: Reservation
     expires_at: float
+    about: str = ""
 
 
 def _alone(verb: Verb) -> Verb:
@@ -75,12 +78,13 @@ def _alone(verb: Verb) -> Verb:
 class MemoryBackend:
     """A store that lives and dies with the object. A forked child goes on with a copy of it.
 
-    `clock` returns seconds; it only has to run steadily.
+    `clock` returns seconds since the epoch. `retention` says how much of the ledger is kept: 10,000
+    calls if nothing is said.
     """
 
     name = "memory"
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time, retention: Retention | None = None) -> None:
         self._clock = clock
         self._lock = threading.RLock()
         self._inside = False
@@ -90,11 +94,12 @@ class MemoryBackend:
         self._live: dict[str, _Live] = {}
         # By id: when it ended, and what it was charged (None: booked for another store).
         self._ended: dict[str, tuple[float, int | None]] = {}
+        self._ledger = MemoryLedger(retention or Retention(rows=10_000))
         self._swept_at = clock()
         survive_forks(self)
 
     @_alone
-    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
         check_holds(holds)
         now = self._clock()
@@ -120,12 +125,14 @@ class MemoryBackend:
             counter.configured = hold.limit
             held.append(Held(hold.key, self._epoch(counter), amount))
         reservation = Reservation(id, tuple(held), charge)
-        self._live[id] = _Live(reservation, now + lease)
+        self._live[id] = _Live(reservation, now + lease, about)
         self._ended.pop(id, None)
         return Grant(reservation, states)
 
     @_alone
-    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
         mine = not reservation.holds or reservation.holds[0].epoch.startswith(f"{self._store}:")
         ended = self._ended.get(reservation.id)
@@ -141,6 +148,9 @@ class MemoryBackend:
         else:
             del self._ended[reservation.id]
             used, expired = tokens - ended[1], -ended[1]
+            self._ledger.take_back(reservation.id)
+        if entry is not None:
+            self._ledger.write(entry, self._clock())
         touched: dict[BudgetKey, _Counter] = {}
         for held in reservation.holds:
             counter = self._counter(held.key)
@@ -176,6 +186,35 @@ class MemoryBackend:
             else:
                 live.expires_at = now + lease
         return gone
+
+    @_alone
+    def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        now = self._clock()
+        for entry in entries:
+            self._ledger.write(entry, now)
+
+    def now(self) -> float:
+        """As `LedgerBackend.now`."""
+        return self._clock()
+
+    @_alone
+    def sums(self, since: float, until: float, period: int = 0) -> Sequence[Sum]:
+        """As `LedgerBackend.sums`."""
+        return self._ledger.sums(since, until, period)
+
+    @_alone
+    def calls(self, since: float, until: float, newest_first: bool = False) -> Iterator[tuple[float, Entry]]:
+        """As `LedgerBackend.calls`, as of now."""
+        return iter(self._ledger.calls(since, until, newest_first))
+
+    @_alone
+    def budgets(self) -> Sequence[KnownBudget]:
+        """As `LedgerBackend.budgets`."""
+        return [
+            KnownBudget(key, counter.configured, counter.override)
+            for key, counter in sorted(self._counters.items())
+        ]
 
     @_alone
     def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
@@ -262,9 +301,12 @@ class MemoryBackend:
     def _sweep(self, now: float) -> bool:
         """Charge the reservations whose owners died; return whether there were any."""
         self._swept_at = now
-        dead = [live.reservation for live in self._live.values() if live.expires_at <= now]
-        for reservation in dead:
+        dead = [live for live in self._live.values() if live.expires_at <= now]
+        for live in dead:
+            reservation = live.reservation
             del self._live[reservation.id]
+            if live.about:
+                self._ledger.write(Entry.expired(live.about, reservation.charge), now, reservation.id)
             self._ended[reservation.id] = (now, reservation.charge)
             for held in reservation.holds:
                 counter = self._counter(held.key)

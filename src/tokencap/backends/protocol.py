@@ -9,13 +9,14 @@ is raised as `BackendError`, within a bounded time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from .._entry import Entry, KnownBudget, Sum
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
 
-__all__ = ["AsyncBackend", "Backend"]
+__all__ = ["AsyncBackend", "AsyncLedgerBackend", "Backend", "LedgerBackend"]
 
 
 @runtime_checkable
@@ -98,4 +99,67 @@ class AsyncBackend(Protocol):
 
     async def aclose(self) -> None:
         """Release the connections of this event loop."""
+        ...
+
+
+@runtime_checkable
+class LedgerBackend(Backend, Protocol):
+    """A `Backend` that keeps a ledger of the calls too. One that does not works all the same.
+
+    Where an amount is corrected, the row follows: a reservation that expired with a label leaves a row,
+    and a settlement that comes after all takes it back.
+    """
+
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
+        """As `Backend.reserve`. `about` is the label of the call's row, should it expire; empty: no row."""
+        ...
+
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
+        """As `Backend.settle`, and write `entry` with the same commit iff it ends the reservation."""
+        ...
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """Write the rows of calls that held nothing."""
+        ...
+
+    def now(self) -> float:
+        """Return the time of the store's clock."""
+        ...
+
+    def sums(self, since: float, until: float, period: int = 0) -> Sequence[Sum]:
+        """Sum up the rows of `since <= time < until` by label, ending and period.
+
+        `period`: how long the periods are, in seconds; 0: no periods.
+        """
+        ...
+
+    def calls(self, since: float, until: float, newest_first: bool = False) -> Iterator[tuple[float, Entry]]:
+        """Iterate the rows of `since <= time < until` with their times, in order."""
+        ...
+
+    def budgets(self) -> Sequence[KnownBudget]:
+        """Return every budget the store has heard of, in the order of their keys."""
+        ...
+
+
+@runtime_checkable
+class AsyncLedgerBackend(AsyncBackend, Protocol):
+    """The verbs of `LedgerBackend` that run in the life of a call, for coroutines."""
+
+    async def reserve(
+        self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
+    ) -> Grant:
+        """As `LedgerBackend.reserve`."""
+        ...
+
+    async def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
+        """As `LedgerBackend.settle`."""
+        ...
+
+    async def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
         ...

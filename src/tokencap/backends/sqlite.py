@@ -12,15 +12,17 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
 from ._fork import survive_forks
 from ._rules import check_holds, check_limit
 from ._sqlite_async import READ, WRITE, AsyncSQLiteBackend, WouldWaitError
 from ._sqlite_books import Books
 from ._sqlite_file import FileBusyError, Opened, check_path, checkpoint, is_busy, open_file, say
+from ._sqlite_ledger import LedgerReader
 from ._sqlite_schema import UnusableFileError
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ class SQLiteBackend:
     `synchronous="NORMAL"` survives a crash of any process and may lose the last moments when the
     machine itself goes down; `"FULL"` does not, at the price of a disk flush per step. `timeout`
     is how many seconds a step waits for other processes before it raises `BackendError`. `clock`
-    returns seconds and must be the same for all processes on the file.
+    returns seconds and must be the same for all processes on the file. `retention` says how much of
+    the ledger is kept: 90 days and 5,000,000 calls, some 210 MB, if nothing is said.
 
     Raises ConfigurationError for arguments that cannot work.
     """
@@ -58,6 +61,7 @@ class SQLiteBackend:
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         timeout: float = 2.0,
         clock: Callable[[], float] = time.time,
+        retention: Retention | None = None,
     ) -> None:
         given = os.fspath(path)
         self._path = check_path(given)
@@ -69,6 +73,8 @@ class SQLiteBackend:
         self._name = f"sqlite:{given}"
         self._synchronous = synchronous
         self._clock = clock
+        self._retention = retention or Retention()
+        self._reader = LedgerReader(self, self._path)
         self._lock = threading.RLock()
         self._inside = False
         self._commits = 0
@@ -85,14 +91,16 @@ class SQLiteBackend:
         """The path as it was given: `sqlite:tokencap.db`."""
         return self._name
 
-    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
         check_holds(holds)
-        return self.perform(Books.reserve, id, holds, charge, lease)
+        return self.perform(Books.reserve, id, holds, charge, lease, about)
 
-    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
-        return self.perform(Books.settle, reservation, tokens, marks)
+        return self.perform(Books.settle, reservation, tokens, marks, entry)
 
     def renew(self, ids: Collection[str], lease: float) -> set[str]:
         """As `Backend.renew`."""
@@ -118,6 +126,26 @@ class SQLiteBackend:
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`."""
         self.perform(Books.reset, key)
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        self.perform(Books.record, entries)
+
+    def now(self) -> float:
+        """As `LedgerBackend.now`."""
+        return self._clock()
+
+    def sums(self, since: float, until: float, period: int = 0) -> Sequence[Sum]:
+        """As `LedgerBackend.sums`."""
+        return self._reader.sums(since, until, period)
+
+    def calls(self, since: float, until: float, newest_first: bool = False) -> Iterator[tuple[float, Entry]]:
+        """As `LedgerBackend.calls`."""
+        return self._reader.calls(since, until, newest_first)
+
+    def budgets(self) -> Sequence[KnownBudget]:
+        """As `LedgerBackend.budgets`."""
+        return self._reader.budgets()
 
     def as_async(self) -> AsyncSQLiteBackend:
         """Return this store for coroutines: a step that would wait leaves the event loop."""
@@ -231,7 +259,7 @@ class SQLiteBackend:
             old.connection.close()
         self._opened = opened
         self._device, self._inode = opened.identity
-        self._books = Books(opened.cursor, opened.store, self._clock)
+        self._books = Books(opened.cursor, opened.store, self._clock, self._retention)
         return self._books
 
     def _shorten_log(self) -> None:
