@@ -298,6 +298,7 @@ def test_no_python_of_ours_is_needed_to_read_a_sqlite_ledger(tmp_path: Path) -> 
         spend(guard, 42)
     store.close()
     other = sqlite3.connect(tmp_path / "x.db")
-    row = other.execute("SELECT json_extract(text, '$.m'), input FROM calls JOIN labels ON id = label").fetchone()
+    query = "SELECT json_extract(text, '$.m'), input FROM calls JOIN labels ON id = label"
+    row = other.execute(query).fetchone()
     other.close()
     assert row == ("gpt-4o", 42)
