@@ -271,6 +271,37 @@ def test_a_signature_in_the_reference_is_the_one_in_the_source(name: str) -> Non
         assert set(real) == {*positional, *keyword}
 
 
+HOMES = {
+    "guard": "tokencap.Guard",
+    "SQLiteBackend": "tokencap.backends.sqlite.SQLiteBackend",
+    "RedisBackend": "tokencap.backends.redis.RedisBackend",
+    "MemoryBackend": "tokencap.backends.memory.MemoryBackend",
+}
+"""What the names in running text stand for; the others are those of `tokencap`."""
+
+
+def test_calls_in_running_text_fit_the_real_signatures() -> None:
+    checked = []
+    for page in PAGES:
+        for span in re.findall(r"`([\w.]+\([^`]*\))`", _prose(TEXTS[page])):
+            call = ast.parse(span.replace("=...", "=None").replace("...", "None"), mode="eval").body
+            assert isinstance(call, ast.Call)
+            name, _, method = _named(call.func).partition(".")
+            if name not in HOMES and name not in tokencap.__all__:
+                continue
+            home = HOMES.get(name, f"tokencap.{name}")
+            real = inspect.signature(_resolve(f"{home}.{method}" if method else home))
+            given: list[Any] = [None] * (len(call.args) + ("self" in real.parameters))
+            # In part: running text names the arguments it is about.
+            real.bind_partial(*given, **{keyword.arg: None for keyword in call.keywords if keyword.arg})
+            checked.append(span)
+    assert len(checked) > 20
+
+
+def _prose(text: str) -> str:
+    return re.sub(r"^```.*?^```$|^#.*?$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 FOR_TESTS = ("tokencap.backends.sqlite.SQLiteBackend", "tokencap.backends.memory.MemoryBackend")
 """They also take a clock."""
 
