@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -39,10 +38,6 @@ class Keeper:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
         self._live: dict[str, CallSession] = {}
         self._dropped: deque[CallSession] = deque()
         self._kept: deque[tuple[Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
@@ -53,8 +48,6 @@ class Keeper:
 
     def watch(self, session: CallSession) -> None:
         """Renew this call's lease until it is forgotten."""
-        if self._pid != os.getpid():
-            self._reset()  # after a fork the parent's calls are the parent's
         self._live[session.id] = session
         if self._thread is None:
             self._start()
@@ -90,7 +83,7 @@ class Keeper:
     @property
     def work(self) -> bool:
         """True when `drain` has something to do."""
-        return bool(self._dropped or self._kept or self._disowned) and self._pid == os.getpid()
+        return bool(self._dropped or self._kept or self._disowned)
 
     def drain(self) -> Flow[None]:
         """Settle what was dropped or kept. Raises `BackendError` while the store fails."""
@@ -127,8 +120,6 @@ class Keeper:
 
     def close(self) -> None:
         """End every call still open at what is known of it, and the thread."""
-        if self._pid != os.getpid():
-            return
         thread, self._thread = self._thread, None
         if thread is not None:
             self._bell.put(False)

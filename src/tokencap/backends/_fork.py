@@ -1,8 +1,9 @@
-"""Keep stores usable after `os.fork`, whatever the other threads were doing at that moment."""
+"""Keep what has locks and threads usable after `os.fork`, whatever the other threads did at that moment."""
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -10,10 +11,10 @@ __all__ = ["ForkAware", "survive_forks"]
 
 
 class ForkAware(Protocol):
-    """A store that wants to know about forks."""
+    """A store, or whatever else wants to know about forks."""
 
     def before_fork(self) -> None:
-        """Bring the store to rest: no other thread inside it, nothing the child must not inherit."""
+        """Come to rest: no other thread inside, nothing the child must not inherit."""
         ...
 
     def after_fork_in_parent(self) -> None:
@@ -25,27 +26,38 @@ class ForkAware(Protocol):
         ...
 
 
-_stores: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+_all: weakref.WeakSet[ForkAware] = weakref.WeakSet()
+# Those at rest, and the thread that forks: others may come, go, and fork meanwhile.
+_resting: list[ForkAware] = []
+_forking = threading.Lock()
 
 
-def survive_forks(store: ForkAware) -> None:
-    """Tell `store` about every fork for as long as it exists."""
-    _stores.add(store)
+def survive_forks(one: ForkAware) -> None:
+    """Tell `one` about every fork for as long as it exists."""
+    _all.add(one)
 
 
 def _before() -> None:
-    for store in list(_stores):
-        store.before_fork()
+    _forking.acquire()
+    for one in list(_all):
+        one.before_fork()
+        _resting.append(one)
 
 
 def _after_in_parent() -> None:
-    for store in list(_stores):
-        store.after_fork_in_parent()
+    try:
+        while _resting:
+            _resting.pop().after_fork_in_parent()
+    finally:
+        _forking.release()
 
 
 def _after_in_child() -> None:
-    for store in list(_stores):
-        store.after_fork_in_child()
+    global _forking
+    _forking = threading.Lock()
+    _resting.clear()
+    for one in list(_all):
+        one.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,148 @@
+"""A store that fails: calls stop or go on as was asked, replies are never lost, the books end up right."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from backends.redis_servers import Server, fresh_prefix
+from ordeal import ORDEALS, SHAPES, TIMEOUT, Case
+from tokencap._loopback import LoopbackProvider
+from tokencap.backends.redis import RedisBackend
+from tokencap.backends.sqlite import SQLiteBackend
+
+needs_redis = pytest.mark.service
+
+
+class Holder:
+    """Another process, that locks a SQLite file when it is told to."""
+
+    _CODE = """
+import sqlite3, sys
+for line in sys.stdin:
+    verb, path = line.rstrip("\\n").split(" ", 1)
+    if verb == "lock":
+        other = sqlite3.connect(path, timeout=10, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+    else:
+        other.close()
+    print(flush=True)
+"""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self._CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def tell(self, verb: str, path: Path) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{verb} {path}\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "\n"
+
+    @contextmanager
+    def locked(self, path: Path) -> Iterator[None]:
+        self.tell("lock", path)
+        try:
+            yield
+        finally:
+            self.tell("unlock", path)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def holder() -> Iterator[Holder]:
+    holder = Holder()
+    yield holder
+    holder.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server that these tests may ill-treat; it remembers everything when it is started again."""
+    server = Server("--appendonly", "yes")
+    yield server
+    server.remove()
+
+
+@contextmanager
+def down(server: Server) -> Iterator[None]:
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    with server.stopped():
+        yield
+
+
+@contextmanager
+def out_of_memory(server: Server) -> Iterator[None]:
+    server.admin("CONFIG", "SET", "maxmemory", "1")
+    try:
+        yield
+    finally:
+        server.admin("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextmanager
+def demoted(server: Server) -> Iterator[None]:
+    server.admin("REPLICAOF", "127.0.0.1", 1)
+    try:
+        yield
+    finally:
+        server.admin("REPLICAOF", "NO", "ONE")
+
+
+@needs_redis
+@pytest.mark.parametrize("failure", [down, stopped, out_of_memory, demoted])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ordeal", ORDEALS)
+def test_redis_that_is(
+    server: Server, failure: Any, shape: str, ordeal: Any, loopback: LoopbackProvider
+) -> None:
+    backend = RedisBackend(server.url, prefix=fresh_prefix(), timeout=TIMEOUT)
+    ordeal(Case(backend, shape, loopback), lambda: failure(server))
+    backend.close()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ordeal", ORDEALS)
+def test_a_sqlite_file_that_another_process_keeps_locked(
+    holder: Holder, shape: str, ordeal: Any, loopback: LoopbackProvider, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokencap.db"
+    backend = SQLiteBackend(path, timeout=TIMEOUT)
+    ordeal(Case(backend, shape, loopback), lambda: holder.locked(path))
+    backend.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="made of what only posix has")
+@pytest.mark.parametrize("failure", ["read_only", "disk_full"])
+def test_a_sqlite_file_on_a_disk_that_is(failure: str) -> None:
+    script = Path(__file__).with_name("ordeal.py")
+    # Not tmp_path: its parents are closed to other users.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(script), failure, folder],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stdout == "passed\n", done.stderr
