@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 
 from backends.redis_servers import Server, fresh_prefix
-from ordeal import ORDEALS, SHAPES, TIMEOUT, Case
+from ordeal import ORDEALS, TIMEOUT, Case
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.redis import RedisBackend
 from tokencap.backends.sqlite import SQLiteBackend
@@ -45,7 +41,8 @@ for line in sys.stdin:
         )
 
     def tell(self, verb: str, path: Path) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write(f"{verb} {path}\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline() == "\n"
@@ -112,7 +109,7 @@ def demoted(server: Server) -> Iterator[None]:
 
 @needs_redis
 @pytest.mark.parametrize("failure", [down, stopped, out_of_memory, demoted])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["sync", "async-stream"])
 @pytest.mark.parametrize("ordeal", ORDEALS)
 def test_redis_that_is(
     server: Server, failure: Any, shape: str, ordeal: Any, loopback: LoopbackProvider
@@ -122,7 +119,7 @@ def test_redis_that_is(
     backend.close()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["sync", "async-stream"])
 @pytest.mark.parametrize("ordeal", ORDEALS)
 def test_a_sqlite_file_that_another_process_keeps_locked(
     holder: Holder, shape: str, ordeal: Any, loopback: LoopbackProvider, tmp_path: Path
@@ -135,14 +132,12 @@ def test_a_sqlite_file_that_another_process_keeps_locked(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="made of what only posix has")
 @pytest.mark.parametrize("failure", ["read_only", "disk_full"])
-def test_a_sqlite_file_on_a_disk_that_is(failure: str) -> None:
+def test_a_sqlite_file_on_a_disk_that_is(failure: str, tmp_path: Path) -> None:
     script = Path(__file__).with_name("ordeal.py")
-    # Not tmp_path: its parents are closed to other users.
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(script), failure, folder],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), failure, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout == "passed\n", done.stderr

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ._flow import Flow, run
+from .backends._fork import ForkAware, survive_forks
 from .budget import Mark, Reservation
 from .errors import BackendError
 
@@ -29,7 +30,7 @@ _GRACE_SECONDS = 0.05
 """How long a dropped stream is left for the thread that dropped it, whose next step settles it in order."""
 
 
-class Keeper:
+class Keeper(ForkAware):
     """The open calls of one Guard in this process, and one daemon thread that looks after them.
 
     Finalizers hand their sessions over with `drop`, which takes no lock: the garbage collector may run
@@ -38,6 +39,10 @@ class Keeper:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._begin()
+        survive_forks(self)
+
+    def _begin(self) -> None:
         self._live: dict[str, CallSession] = {}
         self._dropped: deque[CallSession] = deque()
         self._kept: deque[tuple[Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
@@ -45,6 +50,10 @@ class Keeper:
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: the parent's calls are the parent's to end, and the thread stayed there."""
+        self._begin()
 
     def watch(self, session: CallSession) -> None:
         """Renew this call's lease until it is forgotten."""

@@ -11,6 +11,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from .backends._fork import ForkAware, survive_forks
+
 if TYPE_CHECKING:
     from ._session import CallSession
 
@@ -76,10 +78,15 @@ class Ticket:
             self._future.set_result(None)
 
 
-class Queue:
+class Queue(ForkAware):
     """The calls of one Guard that wait, first come, first served."""
 
     def __init__(self) -> None:
+        self.after_fork_in_child()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: those who wait do so in the parent."""
         self._lock = threading.Lock()
         self._tickets: deque[Ticket] = deque()
 

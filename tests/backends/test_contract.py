@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tokencap.backends.protocol import Backend
-from tokencap.budget import UNLIMITED, BudgetKey, BudgetState, Hold, Mark
+from tokencap.budget import UNLIMITED, BudgetKey, BudgetState, Held, Hold, Mark, Reservation
 from tokencap.errors import ConfigurationError
 
 LEASE = 30.0
@@ -234,6 +234,13 @@ class TestLostReservations:
         spend(backend, 5)
         backend.settle(take(other_store.handle()), 40)
         assert state(backend) == BudgetState(A, 100, 45, 20, 1)
+
+    def test_as_is_what_never_was_in_one(self, backend):
+        unreserved = Reservation(new(), (Held(A, "", 0), Held(B, "", 0)), 0)
+        settlement = backend.settle(unreserved, 80, [Mark(A, 0.8, 100)])
+        assert settlement.passed == (Mark(A, 0.8, 100),)
+        backend.settle(unreserved, 80)
+        assert (state(backend).used, state(backend, B).used) == (80, 80)
 
     def test_they_are_not_alive(self, backend, other_store):
         reservation = take(other_store.handle())

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from ..budget import BudgetKey, BudgetState, Grant, Held, Hold, Mark, Reservation, Settlement
 from ..errors import BackendError
-from ._fork import survive_forks
+from ._fork import ForkAware, survive_forks
 from ._rules import check_holds, check_limit
 
 __all__ = ["Call", "Flow", "Script", "Verbs"]
@@ -145,7 +145,7 @@ class _Known(dict[str, "tuple[float, tuple[BudgetKey, ...]]"]):
 _known_by_store: weakref.WeakValueDictionary[tuple[str, str], _Known] = weakref.WeakValueDictionary()
 
 
-class Verbs:
+class Verbs(ForkAware):
     """The verbs of `Backend` as flows, on the store called `name`.
 
     `clustered`: budgets of different slots need a script each.
@@ -319,12 +319,6 @@ class Verbs:
                 yield from self._take_back(each, doubt.groups)
                 self._doubts.pop(each, None)
 
-    def before_fork(self) -> None:
-        """See `_fork`: nothing to bring to rest."""
-
-    def after_fork_in_parent(self) -> None:
-        """See `_fork`."""
-
     def after_fork_in_child(self) -> None:
         """See `_fork`: the parent settles its own doubts, and no attempt is named twice."""
         self._doubts = {}
@@ -368,7 +362,7 @@ class Verbs:
 
     def _take_back(self, id: str, groups: Iterable[_Group]) -> Flow[None]:
         for group in groups:
-            args = [*self._head(), _raw(id), "0", *[""] * len(group.indexes)]
+            args = [*self._head(), _raw(id), "0", *["-"] * len(group.indexes)]
             yield Call(group.slot, _script("settle"), group.ending(id), args)
 
     def _take_back_now(self, id: str, groups: Sequence[_Group]) -> Flow[None]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, Protocol
 
-from ._fork import survive_forks
+from ._fork import ForkAware, survive_forks
 from ._redis_scripts import Call
 
 __all__ = ["AsyncLine", "AsyncLink", "AsyncThrough", "Line", "Link", "pack", "within"]
@@ -73,7 +73,7 @@ class AsyncLink(Protocol):
         ...
 
 
-class Line:
+class Line(ForkAware):
     """A `Link` on connections made by a redis-py pool."""
 
     def __init__(self, pool: Any) -> None:
@@ -127,12 +127,6 @@ class Line:
             raise
         self._idle.append(connection)
         return answer
-
-    def before_fork(self) -> None:
-        """See `_fork`: nothing to bring to rest."""
-
-    def after_fork_in_parent(self) -> None:
-        """See `_fork`."""
 
     def after_fork_in_child(self) -> None:
         """See `_fork`: the connections go on being the parent's."""

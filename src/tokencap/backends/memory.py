@@ -24,7 +24,7 @@ from ..budget import (
     share_ceil,
 )
 from ..errors import BackendError
-from ._fork import survive_forks
+from ._fork import ForkAware, survive_forks
 from ._memory_ledger import MemoryLedger
 from ._rules import TOMBSTONE_SECONDS, admit, check_holds, check_limit
 from .aio import InlineAsyncBackend
@@ -75,7 +75,7 @@ def _alone(verb: Verb) -> Verb:
     return cast("Verb", guarded)
 
 
-class MemoryBackend:
+class MemoryBackend(ForkAware):
     """A store that lives and dies with the object. A forked child goes on with a copy of it.
 
     `clock` returns seconds since the epoch. `retention` says how much of the ledger is kept: 10,000

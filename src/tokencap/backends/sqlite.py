@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
-from ._fork import survive_forks
+from ._fork import ForkAware, survive_forks
 from ._rules import check_holds, check_limit
 from ._sqlite_async import READ, WRITE, AsyncSQLiteBackend, WouldWaitError
 from ._sqlite_books import Books
@@ -42,7 +42,7 @@ _LONGEST_PAUSE = 0.002
 _COMMITS_PER_CHECKPOINT = 2000
 
 
-class SQLiteBackend:
+class SQLiteBackend(ForkAware):
     """Budgets in the SQLite file at `path`, made with mode 0600 when it is first needed.
 
     `synchronous="NORMAL"` survives a crash of any process and may lose the last moments when the
@@ -191,8 +191,11 @@ class SQLiteBackend:
         while True:
             if not patient and (self._inside or self._books is None or self._synchronous == "FULL"):
                 raise WouldWaitError
+            lock = self._lock
+            if not lock.acquire(blocking=patient):
+                raise WouldWaitError
             try:
-                with self._lock:
+                try:
                     if self._inside:
                         # A finalizer, run by a garbage collection in the middle of another verb.
                         raise BackendError(
@@ -212,6 +215,8 @@ class SQLiteBackend:
                         raise
                     finally:
                         self._inside = False
+                finally:
+                    lock.release()
             except (sqlite3.Error, OSError, FileBusyError, UnusableFileError) as error:
                 attempts += 1
                 deadline = deadline or time.monotonic() + self.timeout

@@ -1,4 +1,4 @@
--- ARGV: clock, attempt, id, tokens, then per budget its epoch as granted ('': take back a hold of
+-- ARGV: clock, attempt, id, tokens, then per budget its epoch as granted ('-': take back a hold of
 -- whatever epoch, and book nothing where there is none), then per mark "budget share limit".
 -- KEYS, third of each group: says which attempt ended this reservation.
 -- Answer: '1' (this ended something) or '0', the numbers of the marks passed, then the states; joined by ';'.
@@ -12,7 +12,7 @@ local budgets, anything = {}, false
 -- or was reset since; false: it was settled long ago. And whether it counts for the present epoch.
 local function judge(b, token)
   local life, epoch, time = string.match(token, '^(.*):(%d+):(%d+)$')
-  if not life then return false, false end
+  if not life then return true, true end -- granted by nobody, or by another kind of store
   local since = time / 1000000
   if life ~= b.life then return true, since > b.reset_at end
   if epoch ~= b.epoch then return true, false end
@@ -44,7 +44,7 @@ for i = 1, count do
       b.expired = b.expired - charge
       b.touched = true
     end
-  elseif token ~= '' then
+  elseif token ~= '-' then
     local by = redis.call('GET', ended)
     if not by then
       ends, b.touched = judge(b, token)
