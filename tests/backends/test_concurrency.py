@@ -105,7 +105,7 @@ def test_what_tasks_spend_adds_up(store):
 
     def disturb():
         while not done.is_set():
-            others.renew(["nobody"], 1.0)
+            others.set_limit(BudgetKey("session", "somebody else's"), 5)
 
     async def one(n):
         holds = [Hold(key, LIMIT, None, 10, 100) for key in KEYS]

@@ -133,6 +133,54 @@ class TestUnreachable:
         assert isinstance(error, BackendError)
         assert worst < 0.15
 
+    def test_those_who_queue_behind_a_silent_server_fail_with_those_in_front(self, own, reserve):
+        flavour = reserve.backend.as_async()
+
+        async def crowd():
+            calls = [flavour.reserve(new(), [hold()], 10, LEASE) for _ in range(320)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        started = time.monotonic()
+        with own.stopped():
+            errors = asyncio.run(crowd())
+        # A tenth of them can ask at a time.
+        assert time.monotonic() - started < 5 * TIMEOUT
+        assert {type(error) for error in errors} == {BackendError}
+
+    def test_a_crowd_in_a_busy_event_loop_is_not_taken_for_a_silent_server(self, own):
+        backend = RedisBackend(own.url, prefix=fresh_prefix(), timeout=1.0)
+        flavour = backend.as_async()
+
+        async def one():
+            grant = await flavour.reserve(new(), [hold(ceiling=None)], 10, LEASE)
+            time.sleep(0.005)  # noqa: ASYNC251  # longer than the time-out, for all of them
+            return grant.reservation is not None
+
+        async def crowd():
+            return await asyncio.gather(*[one() for _ in range(300)])
+
+        assert asyncio.run(crowd()) == [True] * 300
+        backend.close()
+
+    def test_a_connection_in_use_when_all_are_released_is_released_after_it(self, own):
+        url = own.url + "?client_name=tokencap-in-use"
+        backend = RedisBackend(url, prefix=fresh_prefix(), timeout=5.0)
+        flavour = backend.as_async()
+
+        def connections():
+            return own.admin("CLIENT", "LIST").count(b"tokencap-in-use")
+
+        async def story():
+            await flavour.get_states([(A, 100)])
+            with own.stopped():
+                late = asyncio.ensure_future(flavour.get_states([(A, 100)]))
+                await asyncio.sleep(0.05)
+                await flavour.aclose()
+            await late
+            await asyncio.to_thread(until, lambda: connections() == 0)
+
+        asyncio.run(story())
+
     def test_a_pause_shorter_than_the_time_out_is_waited_for(self, own, reserve):
         own.admin("CLIENT", "PAUSE", int(TIMEOUT * 500))
         assert reserve("next").reservation is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,12 +24,18 @@ __all__ = ["AsyncRedisBackend"]
 
 T = TypeVar("T")
 
+# Verbs of one event loop under way at a time; more connections would only queue in the server.
+_WIDTH = 32
+
 
 class _Loop:
-    """What one event loop has: its connections, and who closes them."""
+    """What one event loop has: its connections, whose turn it is to use them, and who closes them."""
 
     def __init__(self, link: AsyncLink) -> None:
         self.link = link
+        self.turns = asyncio.Semaphore(_WIDTH)
+        self.silent_at = 0.0
+        """When a verb was last given up for want of an answer, by `time.monotonic`."""
         self.ending: AsyncGenerator[None, None] | None = None
 
 
@@ -99,16 +106,25 @@ class AsyncRedisBackend:
         task.add_done_callback(self._closing.discard)
 
     async def _run(self, loop: asyncio.AbstractEventLoop, flow: Flow[T]) -> T:
-        try:
-            async with within(self._timeout):
-                entry = self._loops.get(loop) or await self._open(loop)
-                result = await self._perform(entry, flow)
-                if self._verbs.doubtful:
-                    with suppress(BackendError):
-                        await self._perform(entry, self._verbs.dispel())
-                return result
-        except asyncio.TimeoutError as error:
-            raise BackendError(f"{self._topology.name}: no answer in {self._timeout:g} seconds") from error
+        entry = self._loops.get(loop) or await self._open(loop)
+        came = time.monotonic()
+        # Waiting for the turn does not count: a long queue, or a loop that is busy, is no silent store.
+        async with entry.turns:
+            if entry.silent_at > came:
+                raise self._no_answer()  # for those in front, so for those behind them, too
+            try:
+                async with within(self._timeout):
+                    result = await self._perform(entry, flow)
+                    if self._verbs.doubtful:
+                        with suppress(BackendError):
+                            await self._perform(entry, self._verbs.dispel())
+                    return result
+            except asyncio.TimeoutError as error:
+                entry.silent_at = time.monotonic()
+                raise self._no_answer() from error
+
+    def _no_answer(self) -> BackendError:
+        return BackendError(f"{self._topology.name}: no answer in {self._timeout:g} seconds")
 
     async def _perform(self, entry: _Loop, flow: Flow[T]) -> T:
         try:

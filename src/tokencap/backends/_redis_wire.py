@@ -21,9 +21,6 @@ __all__ = ["AsyncLine", "AsyncLink", "AsyncThrough", "Line", "Link", "pack", "wi
 # Bounds a block of coroutine code, in seconds. redis-py brings the second one where there is no first.
 within: Any = getattr(asyncio, "timeout", None) or import_module("async_timeout").timeout
 
-# Commands of one event loop under way at a time; more connections would only queue in the server.
-_WIDTH = 32
-
 
 def pack(parts: Iterable[str | bytes | int]) -> bytes:
     """Spell a command as the server reads it."""
@@ -140,16 +137,15 @@ class AsyncLine:
         self._pool = pool
         self._answered, self._unknown_script = _errors()
         self._idle: list[Any] = []
-        self._slots = asyncio.Semaphore(_WIDTH)
+        self._closed = False
 
     async def run(self, call: Call, *, asking: bool = False) -> bytes:
         """As `Line.run`."""
-        async with self._slots:
-            try:
-                answer: bytes = await self._ask(_spell(call, "EVALSHA", asking))
-            except self._unknown_script:
-                answer = await self._ask(_spell(call, "EVAL", asking))
-            return answer
+        try:
+            answer: bytes = await self._ask(_spell(call, "EVALSHA", asking))
+        except self._unknown_script:
+            answer = await self._ask(_spell(call, "EVAL", asking))
+        return answer
 
     async def slots(self) -> Any:
         """As `Line.slots`."""
@@ -163,7 +159,8 @@ class AsyncLine:
         return True
 
     async def aclose(self) -> None:
-        """As `Line.close`."""
+        """As `Line.close`. Connections in use are closed by whoever uses them."""
+        self._closed = True
         await self.refresh()
         for sentinel in _sentinels(self._pool):
             await sentinel.connection_pool.disconnect()
@@ -179,14 +176,20 @@ class AsyncLine:
             await connection.send_packed_command(commands, check_health=False)
             *_, answer = [await connection.read_response() for _ in commands]
         except self._answered:
-            self._idle.append(connection)
+            await self._put_back(connection)
             raise
         except BaseException:
             if connection is not None:
                 await connection.disconnect(nowait=True)
             raise
-        self._idle.append(connection)
+        await self._put_back(connection)
         return answer
+
+    async def _put_back(self, connection: Any) -> None:
+        if self._closed:
+            await connection.disconnect(nowait=True)
+        else:
+            self._idle.append(connection)
 
 
 class AsyncThrough:
