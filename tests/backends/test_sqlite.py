@@ -530,6 +530,35 @@ class TestProcesses:
         spend(backend, 1000)
         assert used(backend) == 1111
 
+    def test_a_child_inherits_nothing_from_a_thread_that_waits_for_the_file(self, path):
+        backend = SQLiteBackend(path, timeout=30.0)
+        spend(backend)
+
+        def logs():
+            log = os.stat(f"{path}-wal")
+            found = []
+            for descriptor in range(256):
+                with contextlib.suppress(OSError):
+                    found.append(os.path.samestat(os.fstat(descriptor), log))
+            return sum(found)
+
+        with plain(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            assert logs() == 2
+            waiting = threading.Thread(target=spend, args=(backend,))
+            waiting.start()
+            for _ in range(10):
+                time.sleep(0.005)
+                backend.before_fork()
+                try:
+                    assert logs() == 1
+                finally:
+                    backend.after_fork_in_parent()
+            other.execute("ROLLBACK")
+            waiting.join()
+        assert used(backend) == 2
+        backend.close()
+
     def test_a_fork_that_nobody_announced_is_survived(self, backend, path):
         """As by an embedding that calls fork() in C and runs only the hook in the child."""
         spend(backend)

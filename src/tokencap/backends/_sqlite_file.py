@@ -46,6 +46,10 @@ class Opened(NamedTuple):
     wal: Identity | None
     store: str
 
+    def close(self) -> None:
+        """Let go of the file, now: a child forked later must not inherit it."""
+        _close(self.cursor)
+
 
 def check_path(path: str) -> str:
     """Return `path`, absolute: a later change of directory must not lead to another file."""
@@ -68,6 +72,13 @@ def identify(path: str) -> Identity | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _close(cursor: sqlite3.Cursor) -> None:
+    # Another thread or a traceback may still have the cursor, which keeps a statement that failed: with
+    # that the connection would only seem closed.
+    cursor.close()
+    cursor.connection.close()
 
 
 def is_busy(error: BaseException) -> bool:
@@ -93,8 +104,8 @@ def open_file(path: str, synchronous: str, stale_wal: Identity | None = None) ->
         # read-only when the file is not any more.
         raise UnusableFileError("is read-only")
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    cursor = connection.cursor()
     try:
-        cursor = connection.cursor()
         cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
         (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -106,7 +117,7 @@ def open_file(path: str, synchronous: str, stale_wal: Identity | None = None) ->
             raise FileBusyError("replaced while it was opened")
         return Opened(connection, cursor, identity, identify(path + "-wal"), store)
     except BaseException:
-        connection.close()
+        _close(cursor)
         raise
 
 

@@ -261,7 +261,7 @@ class SQLiteBackend(ForkAware):
         opened = open_file(self._path, self._synchronous, old.wal if old else None)
         if old:
             # Only now: while it is open, its inodes cannot be given to a new file.
-            old.connection.close()
+            old.close()
         self._opened = opened
         self._device, self._inode = opened.identity
         self._books = Books(opened.cursor, opened.store, self._clock, self._retention)
@@ -304,4 +304,4 @@ class SQLiteBackend(ForkAware):
     def _close(self) -> None:
         opened, self._opened, self._books = self._opened, None, None
         if opened is not None:
-            opened.connection.close()
+            opened.close()
