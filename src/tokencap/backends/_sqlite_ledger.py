@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .._entry import ENDINGS, Entry, KnownBudget, Retention, Sum
 from ..budget import BudgetKey
 from ..errors import BackendError
-from ._fork import survive_forks
+from ._fork import ForkAware, survive_forks
 
 if TYPE_CHECKING:
     from .sqlite import SQLiteBackend
@@ -138,7 +138,7 @@ class LedgerWriter:
         execute(_CUT_LABELS, (min(first, int(now * MICRO)) // MICRO // _DAY - 1, _PRUNED_AT_ONCE))
 
 
-class LedgerReader:
+class LedgerReader(ForkAware):
     """Reads the ledger through a connection of its own, so that no call waits for a long answer.
 
     The connection lives for one answer. A fork waits for it: a child must not inherit one.
