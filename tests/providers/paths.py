@@ -122,7 +122,10 @@ async def plain(client: Any, method: Method, args: Mapping[str, Any]) -> Any:
 
 @way
 async def on_a_copy(client: Any, method: Method, args: Mapping[str, Any]) -> Any:
-    return await done(at(client.with_options(timeout=30), method.name)(**args))
+    copied = client.with_options(timeout=30)
+    if copied._client is not client._client:
+        raise Missing(f"a copy of this {type(client).__name__} does not keep its HTTP client")
+    return await done(at(copied, method.name)(**args))
 
 
 @way

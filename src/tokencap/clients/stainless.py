@@ -38,13 +38,16 @@ class Stainless(Family):
         """Return a guarded copy, whose own copies are guarded too."""
         try:
             copied = type(client).copy(client)
+            if copied._client is not client._client:  # Bedrock's copies, in older versions
+                copied = type(client).copy(client, http_client=client._client)
         except TypeError as error:
             raise ConfigurationError(
                 f"{type(client).__qualname__} cannot be copied ({error}): let its __init__ take the "
                 "arguments of its base class and pass them on, or guard it with tokencap.patch()"
             ) from error
-        # The one setting that the SDKs' own copy() forgets.
-        copied._strict_response_validation = client._strict_response_validation
+        for name in _FORGOTTEN:
+            if name in vars(client):
+                vars(copied)[name] = vars(client)[name]
         self._install_with_copies(copied, owner)
         return copied
 
@@ -66,6 +69,8 @@ class Stainless(Family):
 
 
 _BASES = ("SyncAPIClient", "AsyncAPIClient")
+_FORGOTTEN = ("_strict_response_validation", "_azure_deployment", "_azure_endpoint")
+"""Settings that the SDKs' own `copy()` forgets, the last two in older versions."""
 
 
 def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., Any]:

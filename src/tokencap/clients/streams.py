@@ -51,10 +51,10 @@ def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
 
 def attach_stream(exchange: Exchange, stream: Any, is_async: bool) -> None:
     """Tie a stream that has not been iterated yet to its exchange."""
+    # Not the stream itself: an older `messages.stream()` keeps its response and makes a stream of its own.
     stream.response.extensions[EXTENSION] = exchange
-    exchange.observed = True
     watch_body(exchange, stream.response, is_async)
-    weakref.finalize(stream, exchange.drop).atexit = False
+    weakref.finalize(stream.response, exchange.drop).atexit = False
 
 
 def _events(response: Any, source: Iterator[Any]) -> Iterator[Any]:

@@ -61,6 +61,16 @@ def _delta_size(choice: Any) -> int:
 _UNFINISHED = frozenset({"queued", "in_progress", "requires_action", "cancelling"})
 
 
+def _typed(payload: Any) -> tuple[Any, Any]:
+    """Return an event and its type. SDKs that do not know it yet hand it over inside of another."""
+    kind = get(payload, "type")
+    if kind is None:
+        inner = get(payload, "data")
+        if inner is not None:
+            return inner, get(inner, "type")
+    return payload, kind
+
+
 class ResponsesTally(Tally):
     """Usage of a response: in the reply, or in the terminal event of a stream."""
 
@@ -72,7 +82,7 @@ class ResponsesTally(Tally):
         super().reply(payload)
 
     def event(self, payload: Any) -> bool:
-        kind = get(payload, "type")
+        payload, kind = _typed(payload)
         if kind in ("response.completed", "response.incomplete", "response.failed"):
             response = get(payload, "response")
             self.reply_id = get(response, "id") or self.reply_id
@@ -112,8 +122,8 @@ class MediaTally(Tally):
     """Usage of images and audio: in the reply, or in the last event of a stream."""
 
     def event(self, payload: Any) -> bool:
+        payload, kind = _typed(payload)
         super().event(payload)
-        kind = get(payload, "type")
         if isinstance(kind, str) and kind.endswith((".completed", ".done")):
             self.done = True
         return False
