@@ -180,8 +180,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 LAYERS = [
-    ("errors", "usage", "budget", "_entry", "_version", "_typing", "policy", "_flow"),
-    ("providers", "status", "_plan", "_usage", "telemetry"),
+    ("errors", "usage", "budget", "_entry", "_version", "_typing", "policy", "_flow", "_scope"),
+    ("providers", "status", "_plan", "_plans", "_usage", "telemetry"),
     (
         "backends",
         "ledger",
@@ -212,7 +212,9 @@ def test_imports_run_downwards_only() -> None:
             assert height[there] <= height[here], f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("module", ["_session", "_plan", "_admission", "policy", "status", "budget", "usage"])
+@pytest.mark.parametrize(
+    "module", ["_session", "_plan", "_plans", "_scope", "_admission", "policy", "status", "budget", "usage"]
+)
 def test_the_pure_core_knows_no_store_no_sdk_and_no_event_loop(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     loaded = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -86,7 +86,7 @@ class Watch:
         self._thread = threading.Thread(target=self._look)
 
     def _look(self) -> None:
-        keys = [(budget.key, budget.limit) for budget in self._guard.runtime.plan.budgets]
+        keys = [(budget.key, budget.limit) for budget in self._guard.runtime.plan_here().budgets]
         while not self._stop.wait(0.001):
             for state in self._backend.get_states(keys):
                 self.worst = max(self.worst, state.used + state.reserved - state.limit)

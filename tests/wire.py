@@ -674,7 +674,7 @@ class Books:
 
     def use_up(self) -> None:
         """Spend the whole limit."""
-        plan = self.guard.runtime.plan
+        plan = self.guard.runtime.plan_here()
         limit = plan.budgets[0].limit
         self.guard.backend.settle(plan.unreserved(os.urandom(8).hex()), limit, ())
 

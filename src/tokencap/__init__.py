@@ -12,7 +12,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._call import Call
-    from ._default import get_status, init, patch, teardown, unpatch, wrap
+    from ._default import get_status, init, patch, scope, teardown, unpatch, wrap
     from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
     from .budget import BudgetKey, BudgetState, CheckResult
     from .errors import BackendError, BudgetExceededError, ConfigurationError, TokencapError
@@ -51,6 +51,7 @@ __all__ = [
     "get_status",
     "init",
     "patch",
+    "scope",
     "teardown",
     "unpatch",
     "wrap",

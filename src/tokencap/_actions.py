@@ -19,6 +19,7 @@ from .policy import Action, ActionKind
 from .status import StatusResponse, build_status
 
 if TYPE_CHECKING:
+    from ._plan import Plan
     from ._runtime import Runtime
 
 __all__ = ["BEFORE_CALL", "HANDLERS", "Moment", "fire_passed", "fire_refused"]
@@ -74,7 +75,7 @@ def webhook(action: Action, moment: Moment) -> Flow[None]:
             "used": state.used,
             "remaining": state.remaining,
             "pct_used": state.pct_used,
-            "policy": moment.runtime.plan.name,
+            "policy": moment.status.active_policy,
             "timestamp": moment.status.timestamp,
         },
     )
@@ -130,33 +131,33 @@ def _log_failure() -> None:
     log.exception("a WARN callback failed; the call it was fired by is not affected")
 
 
-def fire_passed(runtime: Runtime, settlement: Settlement) -> Flow[None]:
+def fire_passed(runtime: Runtime, plan: Plan, settlement: Settlement) -> Flow[None]:
     """Carry out what is due at the marks a settlement passed, in ascending order."""
     if settlement.passed:
-        yield from _fire(runtime, settlement.passed, settlement.states)
+        yield from _fire(runtime, plan, settlement.passed, settlement.states)
 
 
-def fire_refused(runtime: Runtime, check: CheckResult) -> Flow[None]:
+def fire_refused(runtime: Runtime, plan: Plan, check: CheckResult) -> Flow[None]:
     """Carry out what else is due at the thresholds whose BLOCK refused a call, once."""
     marks = [
         mark
-        for budget in runtime.plan.budgets
+        for budget in plan.budgets
         if budget.key.dimension in check.violated
         for mark in budget.marks
         if mark.at_pct == budget.block_at
     ]
     if marks:
         passed = yield from runtime.pass_marks(marks)
-        yield from _fire(runtime, passed, list(check.states.values()))
+        yield from _fire(runtime, plan, passed, list(check.states.values()))
 
 
-def _fire(runtime: Runtime, passed: Sequence[Mark], states: Sequence[BudgetState]) -> Flow[None]:
+def _fire(runtime: Runtime, plan: Plan, passed: Sequence[Mark], states: Sequence[BudgetState]) -> Flow[None]:
     if not passed:
         return
-    status = build_status(runtime.plan, states)
+    status = build_status(plan, states)
     by_key = {state.key: state for state in states}
     for mark in sorted(passed, key=lambda mark: mark.at_pct):
-        for action in runtime.plan.budget_of(mark.key).actions_at(mark.at_pct):
+        for action in plan.budget_of(mark.key).actions_at(mark.at_pct):
             if action.kind not in BEFORE_CALL:
                 runtime.note_fired(action.kind, mark.key.dimension)
                 yield from HANDLERS[action.kind](action, Moment(runtime, mark, by_key[mark.key], status))

@@ -66,7 +66,7 @@ def admit(session: CallSession) -> Flow[Admission]:
     if expected:
         expected *= dialect.choices(body)
     bid = _Bid(session, size.bound + past, min(size.guess, size.bound) + past, expected, past)
-    if runtime.plan.strict:
+    if session.plan.strict:
         reason = dialect.unbounded(body)
         if history is not None and not past:
             reason = f"the history {history!r}, which this Guard has not seen"
@@ -108,7 +108,7 @@ class _Bid:
 
     def offer(self) -> Flow[Admission | CheckResult]:
         """Try to reserve, first by the bound; return what came of it."""
-        session, runtime, plan = self.session, self.session.runtime, self.session.runtime.plan
+        session, runtime, plan = self.session, self.session.runtime, self.session.plan
         about = runtime.label_of(session)
         grant: Grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate, about)
         if self.need == self.bound and self._undecided(grant):
@@ -124,7 +124,7 @@ class _Bid:
 
     def _undecided(self, grant: Grant) -> bool:
         """Return whether a count of the prompt may change what happens to the call."""
-        plan = self.session.runtime.plan
+        plan = self.session.plan
         if grant.reservation is not None:
             return may_decide(plan, grant.states, self.bound)
         # No count is small enough for a budget that is used up, and it would cost a round trip.
@@ -139,7 +139,7 @@ class _Bid:
         output = self.output
         if output is None or grant.reservation is None:
             return None
-        budgets = self.session.runtime.plan.budgets
+        budgets = self.session.plan.budgets
         held = min(hold.amount for hold, budget in zip(grant.reservation.holds, budgets) if budget.strict)
         room = (held - self.bound) // output.choices
         return min(output.cap, math.floor(room / output.ratio))
@@ -188,19 +188,18 @@ def _refuse(session: CallSession, check: CheckResult) -> Flow[NoReturn]:
         runtime.note_fired(ActionKind.BLOCK, dimension)
     yield from session.note_blocked(check.need)
     if not check.contended:
-        yield from _actions.fire_refused(runtime, check)
+        yield from _actions.fire_refused(runtime, session.plan, check)
     raise BudgetExceededError(check)
 
 
 def _refuse_unbounded(session: CallSession, bound: int, reason: str) -> Flow[NoReturn]:
-    runtime = session.runtime
-    states = yield from runtime.states()
+    states = yield from session.runtime.states(session.plan)
     yield from session.note_blocked(bound)
     raise BudgetExceededError(
         CheckResult(
             allowed=False,
             states={state.key.dimension: state for state in states},
-            violated=[budget.key.dimension for budget in runtime.plan.budgets if budget.strict],
+            violated=[budget.key.dimension for budget in session.plan.budgets if budget.strict],
             need=bound,
             reason=f"a strict budget cannot bound {reason}",
         )

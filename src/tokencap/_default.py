@@ -10,9 +10,10 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._scope import Scope
 from .backends.protocol import Backend
 from .clients.family import family_of
 from .clients.patching import Patch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
 
-__all__ = ["get_status", "init", "patch", "teardown", "unpatch", "wrap"]
+__all__ = ["get_status", "init", "patch", "scope", "teardown", "unpatch", "wrap"]
 
 log = logging.getLogger("tokencap")
 
@@ -54,6 +55,11 @@ class _Process:
                 "tokencap.unpatch() to let it spend freely"
             )
         return self.guard
+
+    def check_scope(self, names: Collection[str]) -> None:
+        """Raise `ConfigurationError` for dimensions that the active Guard does not have, if there is one."""
+        if self.guard is not None and not self.guard.closed:
+            self.guard.runtime.plans.check(names)
 
     def take(self, limit: int | None, policy: Policy | None, strict: bool, wait: float, caller: str) -> Guard:
         """Return the Guard for a call of wrap() or patch(), made from its arguments if there is none."""
@@ -282,6 +288,15 @@ def unpatch() -> None:
         if _process.patch is not None:
             _process.patch.revert()
             _process.patch = None
+
+
+def scope(identifiers: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> Scope:
+    """Say whose budgets calls count on, whichever Guard makes them, inside a `with` block or a function.
+
+    `tags` go into the `CallRecord`. A dimension that the Guard does not have is a `ConfigurationError`:
+    on entering, when a process-wide Guard is active, else at the call.
+    """
+    return Scope(identifiers, tags, _process.check_scope)
 
 
 def get_status() -> StatusResponse:

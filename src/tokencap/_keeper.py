@@ -16,6 +16,7 @@ from .errors import BackendError
 
 if TYPE_CHECKING:
     from ._entry import Entry
+    from ._plan import Plan
     from ._runtime import Runtime
     from ._session import CallSession
 
@@ -45,8 +46,8 @@ class Keeper(ForkAware):
     def _begin(self) -> None:
         self._live: dict[str, CallSession] = {}
         self._dropped: deque[CallSession] = deque()
-        self._kept: deque[tuple[Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
-        self._disowned: deque[tuple[float, str]] = deque(maxlen=_DISOWNED)
+        self._kept: deque[tuple[Plan, Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
+        self._disowned: deque[tuple[float, Plan, str]] = deque(maxlen=_DISOWNED)
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -71,18 +72,23 @@ class Keeper(ForkAware):
         self._bell.put(True)
 
     def keep(
-        self, reservation: Reservation, tokens: int, marks: tuple[Mark, ...], entry: Entry | None = None
+        self,
+        plan: Plan,
+        reservation: Reservation,
+        tokens: int,
+        marks: tuple[Mark, ...],
+        entry: Entry | None = None,
     ) -> None:
         """Try a settlement again until the store takes it."""
         log.error("a settlement of %d tokens failed and is kept; it is tried again every second", tokens)
-        self._kept.append((reservation, tokens, marks, entry))
+        self._kept.append((plan, reservation, tokens, marks, entry))
         if self._thread is None:
             self._start()
         self._bell.put(True)
 
-    def disown(self, id: str) -> None:
+    def disown(self, plan: Plan, id: str) -> None:
         """Release a reservation that may have been made though the store's answer was an error."""
-        self._disowned.append((time.monotonic() + self._runtime.lease, id))
+        self._disowned.append((time.monotonic() + self._runtime.lease, plan, id))
 
     @property
     def kept(self) -> int:
@@ -106,25 +112,25 @@ class Keeper(ForkAware):
             yield from session.settle(Ending.CUT)
         while self._disowned:
             try:
-                until, lost = self._disowned.popleft()
+                until, plan, lost = self._disowned.popleft()
             except IndexError:
                 break
             if until < time.monotonic():
                 continue  # it has expired by itself
             try:
-                yield self._runtime.settle(self._runtime.plan.unreserved(lost), 0, ())
+                yield self._runtime.settle(plan.unreserved(lost), 0, ())
             except BaseException:
-                self._disowned.appendleft((until, lost))
+                self._disowned.appendleft((until, plan, lost))
                 raise
         for _ in range(len(self._kept)):
             try:
-                reservation, tokens, marks, entry = self._kept.popleft()
+                kept = self._kept.popleft()
             except IndexError:
                 break
             try:
-                yield from self._runtime.settle_kept(reservation, tokens, marks, entry)
+                yield from self._runtime.settle_kept(*kept)
             except BaseException:
-                self._kept.appendleft((reservation, tokens, marks, entry))
+                self._kept.appendleft(kept)
                 raise
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from .budget import (
     share_ceil,
     share_floor,
 )
-from .policy import Action, ActionKind, DimensionPolicy, Policy, Provider, Threshold
+from .policy import Action, ActionKind, DimensionPolicy, Provider, Threshold
 from .providers import home_of
 
 __all__ = ["Ask", "Budget", "Plan", "degraded", "may_decide", "refusal"]
@@ -38,10 +38,9 @@ class Budget(NamedTuple):
     """The shares at which something changes for a call by its count: DEGRADE, and BLOCK unless strict."""
 
     @classmethod
-    def of(cls, dimension: str, identifier: str, policy: DimensionPolicy) -> Budget:
-        """Return what `policy` means for `identifier`."""
-        key = BudgetKey(dimension, identifier)
-        limit = UNLIMITED if policy.limit is None else policy.limit
+    def of(cls, key: BudgetKey, policy: DimensionPolicy, limit: int | None) -> Budget:
+        """Return what `policy` means for a key whose limit is `limit`."""
+        limit = UNLIMITED if limit is None else limit
         once = (ActionKind.WARN, ActionKind.WEBHOOK)
         marks = [
             Mark(key, t.at_pct, limit) for t in policy.thresholds if any(a.kind in once for a in t.actions)
@@ -85,12 +84,11 @@ class Plan(NamedTuple):
     """True when a threshold may send calls to another model."""
 
     @classmethod
-    def of(cls, policy: Policy, identifiers: Mapping[str, str]) -> Plan:
-        """Return the plan of a policy for these identifiers."""
-        budgets = tuple(Budget.of(name, identifiers[name], one) for name, one in policy.dimensions.items())
+    def of(cls, name: str, budgets: Sequence[Budget]) -> Plan:
+        """Return the plan of these budgets under the policy of this name."""
         return cls(
-            policy.name,
-            budgets,
+            name,
+            tuple(budgets),
             marks=tuple(mark for budget in budgets for mark in budget.marks),
             strict=any(budget.strict for budget in budgets),
             degrades=any(
@@ -100,6 +98,16 @@ class Plan(NamedTuple):
                 for action in threshold.actions
             ),
         )
+
+    @property
+    def keys(self) -> tuple[BudgetKey, ...]:
+        """What its calls count on."""
+        return tuple([budget.key for budget in self.budgets])
+
+    @property
+    def identifiers(self) -> dict[str, str]:
+        """Whose budgets these are, by dimension."""
+        return dict(self.keys)
 
     def holds(self, ask: Ask) -> list[Hold]:
         """Return what a call asks of each key."""

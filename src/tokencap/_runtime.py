@@ -1,4 +1,4 @@
-"""What the calls of one Guard share: plan, store, keeper, hooks, and what was learned of models."""
+"""What the calls of one Guard share: plans, store, keeper, hooks, and what was learned of models."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ._entry import Entry, Label
 from ._flow import Flow, Step
 from ._keeper import Keeper
+from ._scope import Caller, caller
 from ._waiting import Queue
 from ._webhooks import Webhooks
 from .backends.protocol import AsyncLedgerBackend, LedgerBackend
@@ -21,6 +22,7 @@ from .usage import TokenUsage
 
 if TYPE_CHECKING:
     from ._plan import Degrade, Plan
+    from ._plans import Plans
     from ._session import CallSession
     from .backends.protocol import Backend
     from .telemetry.otel import Metrics
@@ -37,7 +39,7 @@ class Runtime:
 
     def __init__(
         self,
-        plan: Plan,
+        plans: Plans,
         backend: Backend,
         metrics: Metrics | None,
         *,
@@ -48,7 +50,7 @@ class Runtime:
         min_output_tokens: int | None = None,
         ledger: bool = True,
     ) -> None:
-        self.plan = plan
+        self.plans = plans
         self.backend = backend
         self.lease = lease
         """Seconds after which the hold of a dead process expires."""
@@ -90,13 +92,18 @@ class Runtime:
         return Step(self.backend.settle, self.async_backend.settle, args)
 
     def settle_kept(
-        self, reservation: Reservation, tokens: int, marks: Sequence[Mark], entry: Entry | None
+        self,
+        plan: Plan,
+        reservation: Reservation,
+        tokens: int,
+        marks: Sequence[Mark],
+        entry: Entry | None,
     ) -> Flow[None]:
         """Settle what could not be settled when its call ended, and fire what is due."""
         from ._actions import fire_passed
 
         settlement: Settlement = yield self.settle(reservation, tokens, marks, entry)
-        yield from fire_passed(self, settlement)
+        yield from fire_passed(self, plan, settlement)
 
     def record(self, entry: Entry) -> Flow[None]:
         """Write the row of a call that held nothing. A store that fails does not hide why it was refused."""
@@ -114,12 +121,13 @@ class Runtime:
             return ""
         provider, endpoint = str(session.provider), session.endpoint.path
         known = (provider, endpoint, session.model_asked, session.model)
-        text = self._labels.get(known)
+        plan, tags = session.plan, session.tags
+        about = (known, plan.keys, tuple(tags.items()))
+        text = self._labels.get(about)
         if text is None:
-            identifiers = {budget.key.dimension: budget.key.identifier for budget in self.plan.budgets}
             if len(self._labels) >= _REMEMBERED:
                 self._labels.clear()
-            text = self._labels[known] = Label(*known, identifiers, {}).text()
+            text = self._labels[about] = Label(*known, plan.identifiers, tags).text()
         return text
 
     def pass_marks(self, marks: Sequence[Mark]) -> Flow[tuple[Mark, ...]]:
@@ -134,10 +142,18 @@ class Runtime:
         if self.keeper.work:
             yield from self.keeper.drain()
 
-    def states(self) -> Flow[tuple[BudgetState, ...]]:
-        """`Backend.get_states` of every budget, after whatever is still to be settled."""
+    def caller(self) -> Caller:
+        """Return who makes a call of this Guard, here and now."""
+        return caller(self)
+
+    def plan_here(self) -> Plan:
+        """Return what is known of the plan of a call made here and now."""
+        return self.plans.of(self.caller().identifiers, known_only=True)
+
+    def states(self, plan: Plan) -> Flow[tuple[BudgetState, ...]]:
+        """`Backend.get_states` of every budget of a plan, after whatever is still to be settled."""
         yield from self.settle_due()
-        keys = [(budget.key, budget.limit) for budget in self.plan.budgets]
+        keys = [(budget.key, budget.limit) for budget in plan.budgets]
         states: tuple[BudgetState, ...] = yield Step(
             self.backend.get_states, self.async_backend.get_states, (keys,)
         )
@@ -172,7 +188,7 @@ class Runtime:
         for name in (session.tally.reply_id, session.endpoint.dialect.history(session.body)):
             if name:
                 self._histories[name] = usage.total
-        if usage.total > held and self.plan.strict:
+        if usage.total > held and session.plan.strict:
             self._learn_overrun(session, usage, held)
         while len(self._histories) > _REMEMBERED:
             self._histories.popitem(last=False)
@@ -208,7 +224,7 @@ class Runtime:
             except Exception:
                 log.exception("a call hook failed; the call is not affected")
         if self._metrics is not None:
-            self._metrics.call_ended(record, self.plan)
+            self._metrics.call_ended(record)
 
     def observe_states(self, states: Sequence[BudgetState]) -> None:
         """Note the states a settlement left."""

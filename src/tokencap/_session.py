@@ -49,6 +49,7 @@ class Ending(str, Enum):
 class CallSession:
     """One guarded call, from estimate to settlement.
 
+    Whose call it is, is asked when it is made: a `ConfigurationError` then says that nobody said so.
     `exact` returns the step that counts the prompt with the provider's tokenizer; it is asked for only
     near a threshold.
     """
@@ -62,6 +63,10 @@ class CallSession:
         exact: Callable[[], Step] | None = None,
     ) -> None:
         self.runtime = runtime
+        who = runtime.caller()
+        self.plan = runtime.plans.of(who.identifiers)
+        """As it was when the call began, to its settlement."""
+        self.tags = who.tags
         self.provider = provider
         self.endpoint = endpoint
         self.body = body
@@ -99,12 +104,12 @@ class CallSession:
             admission = yield from admit(self)
         except BackendError as error:
             if runtime.on_backend_error == "block":
-                runtime.keeper.disown(self.id)
+                runtime.keeper.disown(self.plan, self.id)
                 raise
             # Not disowned: settling under the same id ends a hold that was made after all.
             runtime.warn_once(f"the store failed ({error}); calls are made all the same and booked later")
             self.estimate = self.endpoint.dialect.size(self.body).guess
-            self._reservation = runtime.plan.unreserved(self.id)
+            self._reservation = self.plan.unreserved(self.id)
             self._open.append(os.getpid())
             return {}
         self.estimate, self.bound = admission.estimate, admission.bound
@@ -136,9 +141,9 @@ class CallSession:
             yield from self.runtime.record(self._entry(Ending.BLOCKED, 0))
 
     def _degrade(self, states: Any) -> dict[str, Any]:
-        if not (self.runtime.plan.degrades and self.endpoint.generates):
+        if not (self.plan.degrades and self.endpoint.generates):
             return {}
-        due = degraded(self.runtime.plan, states, self.estimate, self.provider, self.model)
+        due = degraded(self.plan, states, self.estimate, self.provider, self.model)
         if isinstance(due, Degrade):
             self.runtime.note_degraded(due)
             if due.model != self.model:
@@ -190,10 +195,10 @@ class CallSession:
                 f"a reply from {self.provider} reported token usage on a path that is not in the table "
                 f"of tokencap; it was counted, but such calls are not blocked beforehand"
             )
-            self._reservation = runtime.plan.unreserved(self.id)
+            self._reservation = self.plan.unreserved(self.id)
         reservation = self._reservation
         assert reservation is not None
-        marks = runtime.plan.marks if tokens else ()
+        marks = self.plan.marks if tokens else ()
         runtime.learn(self, self._held)
         if runtime.observed:
             runtime.note(self._record(ending, tokens))
@@ -202,13 +207,13 @@ class CallSession:
             settlement: Settlement = yield runtime.settle(reservation, tokens, marks, entry)
         except BackendError:
             # The reply was paid for and goes to the caller; the settlement is kept and tried again.
-            runtime.keeper.keep(reservation, tokens, marks, entry)
+            runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
             return
         finally:
             runtime.queue.wake()
         runtime.observe_states(settlement.states)
         if settlement.passed:
-            yield from _actions.fire_passed(runtime, settlement)
+            yield from _actions.fire_passed(runtime, self.plan, settlement)
 
     def _estimated(self, tokens: int) -> bool:
         return bool(tokens) and (self.tally.usage is None or self.tally.characters > 0)
@@ -238,4 +243,6 @@ class CallSession:
             estimated=self._estimated(tokens),
             seconds=time.monotonic() - self._started,
             ending=ending.value,
+            identifiers=self.plan.identifiers,
+            tags=self.tags,
         )

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._call import Call, Prompt
 from ._flow import run
-from ._plan import Plan
+from ._plans import Plans
 from ._runtime import Runtime
+from ._scope import Scope, check_pairs
 from .backends.protocol import Backend
 from .backends.sqlite import SQLiteBackend
 from .budget import BudgetKey
@@ -51,7 +52,8 @@ class Guard:
     """Counts what its clients spend against the budgets of a policy, and enforces it.
 
     `identifiers` says whose budget each dimension is (`{"tenant": "acme"}`); a dimension that is
-    left out gets a random one, so a budget of this Guard alone. Several Guards may share a backend.
+    left out gets a random one, so a budget of this Guard alone, unless the policy says `required`. A
+    `scope` says it for the calls inside of it. Several Guards may share a backend.
     `wait` is how many seconds a call waits when only the holds of other calls stand in its way (0: it
     is refused at once). `on_backend_error` is what happens while the store fails: "block" raises
     `BackendError` and makes no call; "allow" makes the call and books it when the store is back.
@@ -78,6 +80,7 @@ class Guard:
             raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
         self.policy = policy
         self.identifiers: dict[str, str] = _check_identifiers(policy, identifiers)
+        """Whose budgets the calls outside of every scope count on."""
         # A class has the methods too, and is usually one that somebody forgot to call.
         if backend is not None and (isinstance(backend, type) or not isinstance(backend, Backend)):
             raise ConfigurationError(
@@ -93,7 +96,7 @@ class Guard:
         self._owns_backend = backend is None
         self.backend: Backend = SQLiteBackend() if backend is None else backend
         self.runtime = Runtime(
-            Plan.of(policy, self.identifiers),
+            Plans(policy, self.identifiers),
             self.backend,
             metrics() if otel_enabled else None,
             lease=float(lease_seconds),
@@ -198,9 +201,24 @@ class Guard:
         return Call(self.runtime, provider, model, estimate, max_output)
 
     def get_status(self) -> StatusResponse:
-        """Return the state of every budget now. Raises `BackendError` when the store fails."""
+        """Return the state of every budget that a call made here would count on.
+
+        A required dimension is left out where nobody says whose budget it is. Raises `BackendError` when
+        the store fails.
+        """
         self._check_open()
-        return build_status(self.runtime.plan, run(self.runtime.states()))
+        plan = self.runtime.plan_here()
+        return build_status(plan, run(self.runtime.states(plan)))
+
+    def scope(
+        self, identifiers: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+    ) -> Scope:
+        """Say whose budgets the calls of this Guard count on inside a `with` block or a decorated function.
+
+        `tags` go into the `CallRecord`. Entering it raises `ConfigurationError` for a dimension that the
+        policy does not have.
+        """
+        return Scope(identifiers, tags, self.runtime.plans.check, self.runtime)
 
     def usage(
         self,
@@ -229,22 +247,32 @@ class Guard:
         found = open_ledger(self.backend).calls
         return found(since=since, until=until, where=where, newest_first=newest_first)
 
-    def set_limit(self, dimension: str, limit: int | None) -> None:
-        """Change the limit of a budget for every process from its next call on; None: as the policy says."""
+    def set_limit(self, dimension: str, limit: int | None, identifier: str | None = None) -> None:
+        """Change the limit of a budget for every process from its next call on; None: as the policy says.
+
+        Without `identifier` it is the budget that a call made here would count on.
+        """
         if limit is not None:
             check_count(limit, "limit")
-        self.backend.set_limit(self._key(dimension), limit)
+        self.backend.set_limit(self._key(dimension, identifier), limit)
 
-    def reset(self, dimension: str) -> None:
+    def reset(self, dimension: str, identifier: str | None = None) -> None:
         """Start a budget anew: nothing used, nothing held, every threshold ahead."""
-        self.backend.reset(self._key(dimension))
+        self.backend.reset(self._key(dimension, identifier))
 
-    def _key(self, dimension: str) -> BudgetKey:
+    def _key(self, dimension: str, identifier: str | None) -> BudgetKey:
         self._check_open()
-        if dimension not in self.identifiers:
-            known = ", ".join(map(repr, self.identifiers))
+        if dimension not in self.policy.dimensions:
+            known = ", ".join(map(repr, self.policy.dimensions))
             raise ConfigurationError(f"there is no dimension {dimension!r} in the policy; there is {known}")
-        return BudgetKey(dimension, self.identifiers[dimension])
+        if identifier is None:
+            identifier = self.runtime.caller().identifiers.get(dimension) or self.identifiers.get(dimension)
+            if identifier is None:
+                raise ConfigurationError(
+                    f"whose {dimension!r} is meant? Say identifier=, or ask inside a scope that does"
+                )
+        check_pairs({dimension: identifier}, "identifier", "")
+        return BudgetKey(dimension, identifier)
 
     def on_call(self, hook: CallHook) -> None:
         """Have `hook(record)` called with the `CallRecord` of every call that has ended."""
@@ -298,7 +326,9 @@ class Guard:
 
     def shown(self, dimension: str) -> str:
         """Return an identifier as it is printed, on one line: a generated one by its first 8 characters."""
-        identifier = self.identifiers[dimension]
+        identifier = self.identifiers.get(dimension)
+        if identifier is None:
+            return "(said by scopes)"
         if isinstance(identifier, _Generated):
             return identifier[:8]
         shown = identifier if identifier.isprintable() else ascii(identifier)
@@ -310,7 +340,14 @@ class Guard:
         if policy.limit is None:
             return "(no limit set)"
         blocks = "" if policy.block_at is not None else " (no BLOCK action: never blocked)"
-        return f"limit={policy.limit} tokens{blocks}"
+        limit = policy.limit
+        if callable(limit):
+            return f"limit=(by function){blocks}"
+        if isinstance(limit, Mapping):
+            others = len(limit) - 1
+            limit = limit["*"]
+            blocks = f" ({others} with their own){blocks}" if others else blocks
+        return f"limit={limit} tokens{blocks}"
 
 
 def _check_seconds(value: object, name: str, least: float) -> None:
@@ -329,24 +366,13 @@ class _Generated(str):
 
 
 def _check_identifiers(policy: Policy, identifiers: Mapping[str, str] | None) -> dict[str, str]:
-    if identifiers is None:
-        identifiers = {}
-    if not isinstance(identifiers, Mapping):
-        raise ConfigurationError(
-            f"identifiers is {identifiers!r}; it must be a mapping like {{'tenant': 'acme'}}"
-        )
-    unknown = [name for name in identifiers if name not in policy.dimensions]
-    if unknown:
-        raise ConfigurationError(
-            f"identifiers names {', '.join(map(repr, unknown))}, which the policy does not; "
-            f"its dimensions are {', '.join(map(repr, policy.dimensions))}"
-        )
-    for name, value in identifiers.items():
-        if not isinstance(value, str) or not value:
-            raise ConfigurationError(
-                f"the identifier of {name!r} is {value!r}; it must be a non-empty string"
-            )
-    return {name: identifiers.get(name) or _Generated(uuid.uuid4()) for name in policy.dimensions}
+    given = check_pairs(identifiers, "identifier", "{'tenant': 'acme'}")
+    Plans(policy, {}).check(given)
+    return {
+        name: given.get(name) or _Generated(uuid.uuid4())
+        for name, one in policy.dimensions.items()
+        if name in given or not one.required
+    }
 
 
 _open_guards: weakref.WeakSet[Guard] = weakref.WeakSet()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Callable, TypeVar
+from inspect import iscoroutinefunction
+from typing import Any, Callable, TypeVar, cast
 from urllib.parse import urlsplit
 
 from .budget import UNLIMITED
@@ -193,24 +194,49 @@ def _sequence_of(kind: type[T], value: object, what: str, least: int = 0) -> tup
     return tuple(value)
 
 
+def _check_limit(value: Any) -> int | dict[str, int] | Callable[[str], int]:
+    if isinstance(value, Mapping):
+        if "*" not in value:
+            raise ConfigurationError(
+                f"limit is {value!r}; a limit by identifier needs one for all others, like "
+                "{'acme': 1_000_000, '*': 50_000}"
+            )
+        for name, limit in value.items():
+            if not isinstance(name, str) or not name:
+                raise ConfigurationError(
+                    f"limit names the identifier {name!r}; it must be a non-empty string"
+                )
+            check_count(limit, f"the limit of {name!r}")
+        return dict(value)
+    if not callable(value):
+        return check_count(value, "limit")
+    if iscoroutinefunction(value):
+        raise ConfigurationError("limit is an async function; it must return its number at once")
+    return cast("Callable[[str], int]", value)
+
+
 @dataclass(frozen=True)
 class DimensionPolicy:
     """The limit of one dimension, in tokens, and what happens on the way there.
 
     Without a BLOCK action nothing is ever refused. Without `limit` the dimension is only counted.
+    A limit may differ by identifier: a mapping whose `"*"` is for all others, or a function of the
+    identifier. The function is asked at every call, in the caller's thread: let it be quick.
     """
 
-    limit: int | None = None
+    limit: int | Mapping[str, int] | Callable[[str], int] | None = None
     thresholds: Sequence[Threshold] = ()
     reset_every: ResetPeriod | None = None
     strict: bool = False
     """Never over, under any concurrency: every call holds all it can take, and its output is capped."""
+    required: bool = False
+    """No identifier is made up: a call for which nobody said one is refused with `ConfigurationError`."""
 
     def __post_init__(self) -> None:
         thresholds = _sequence_of(Threshold, self.thresholds, "thresholds")
         object.__setattr__(self, "thresholds", tuple(sorted(thresholds, key=lambda t: t.at_pct)))
         if self.limit is not None:
-            check_count(self.limit, "limit")
+            object.__setattr__(self, "limit", _check_limit(self.limit))
         elif self.strict:
             raise ConfigurationError("strict=True was given without a limit= to keep")
         elif thresholds:
@@ -220,6 +246,20 @@ class DimensionPolicy:
                 "reset_every is not active in this version; leave it out and call backend.reset(key) "
                 "at the end of a period, or put the period into the identifier ('acme:2026-03-27')"
             )
+
+    def limit_for(self, identifier: str) -> int | None:
+        """Return the limit of one identifier. Raises `ConfigurationError` when a function gives none."""
+        limit = self.limit
+        if limit is None or isinstance(limit, int):
+            return limit
+        if isinstance(limit, Mapping):
+            return limit[identifier] if identifier in limit else limit["*"]
+        what = f"the limit of {identifier!r}, as its function gives it,"
+        try:
+            found = limit(identifier)
+        except Exception as error:
+            raise ConfigurationError(f"the function that gives the limit of {identifier!r} failed") from error
+        return check_count(found, what)
 
     @property
     def block_at(self) -> float | None:

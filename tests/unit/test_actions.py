@@ -99,7 +99,7 @@ def test_actions_of_one_threshold_run_warnings_first(monkeypatch: pytest.MonkeyP
         with pytest.raises(BudgetExceededError):
             spend(guard, 1)
     assert order == ["WARN", "WEBHOOK"]
-    kinds = [action.kind for action in guard.runtime.plan.budgets[0].actions_at(0.5)]
+    kinds = [action.kind for action in guard.runtime.plan_here().budgets[0].actions_at(0.5)]
     assert kinds == ["WARN", "WEBHOOK", "DEGRADE", "BLOCK"]
 
 

@@ -20,6 +20,7 @@ from tokencap import (
     TokencapError,
 )
 from tokencap._plan import Plan, cheaper, degraded
+from tokencap._plans import Plans
 from tokencap.budget import UNLIMITED, BudgetKey, BudgetState
 
 BLOCK = Action(kind="BLOCK")
@@ -317,7 +318,7 @@ def test_a_cheaper_model_is_found_by_model_then_by_provider_and_never_crosses_ov
 
 def degrading(*steps: tuple[float, str]) -> Plan:
     thresholds = [Threshold(at, [Action(ActionKind.DEGRADE, degrade_to=to)]) for at, to in steps]
-    return Plan.of(Policy({"d": DimensionPolicy(limit=100, thresholds=thresholds)}), {"d": "i"})
+    return Plans(Policy({"d": DimensionPolicy(limit=100, thresholds=thresholds)}), {"d": "i"}).of({})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tokencap import Action, BudgetKey, BudgetState, DimensionPolicy, Policy, Threshold
-from tokencap._plan import Plan
+from tokencap._plans import Plans
 from tokencap.budget import UNLIMITED
 from tokencap.status import build_status
 
@@ -19,7 +19,7 @@ def thresholds(*shares: float) -> list[Threshold]:
 
 
 def status_of(policies: dict[str, DimensionPolicy], **used: int) -> Any:
-    plan = Plan.of(Policy(policies, name="mine"), dict.fromkeys(policies, "x"))
+    plan = Plans(Policy(policies, name="mine"), dict.fromkeys(policies, "x")).of({})
     states = [BudgetState(b.key, b.limit, used.get(b.key.dimension, 0)) for b in plan.budgets]
     return build_status(plan, states)
 

@@ -10,7 +10,6 @@ from ..budget import BudgetState
 from ..policy import ActionKind
 
 if TYPE_CHECKING:
-    from .._plan import Plan
     from .record import CallRecord
 
 __all__ = ["Metrics", "metrics"]
@@ -35,12 +34,12 @@ class Metrics:
         self._remaining = gauge("tokencap.tokens.remaining", unit="{token}") if gauge else None
         self._pct_used = gauge("tokencap.budget.pct_used", unit="1") if gauge else None
 
-    def call_ended(self, record: CallRecord, plan: Plan) -> None:
+    def call_ended(self, record: CallRecord) -> None:
         """Count the tokens of a call on each of its dimensions."""
-        for budget in plan.budgets:
+        for dimension in record.identifiers:
             self._used.add(
                 record.tokens,
-                {"provider": record.provider, "model": record.model, "dimension": budget.key.dimension},
+                {"provider": record.provider, "model": record.model, "dimension": dimension},
             )
 
     def states(self, states: Sequence[BudgetState]) -> None:

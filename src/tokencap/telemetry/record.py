@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Callable, NamedTuple
 
 from ..usage import TokenUsage
 
 __all__ = ["CallHook", "CallRecord"]
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class CallRecord(NamedTuple):
@@ -30,6 +34,10 @@ class CallRecord(NamedTuple):
     """True when `tokens` is not all the provider's own report."""
     seconds: float
     ending: str
+    identifiers: Mapping[str, str] = _NONE
+    """Whose budgets it counts on, by dimension."""
+    tags: Mapping[str, str] = _NONE
+    """What the scopes it was made in say of it."""
 
 
 CallHook = Callable[[CallRecord], None]
