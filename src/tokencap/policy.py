@@ -48,7 +48,6 @@ class Provider(_Named):
 
     ANTHROPIC = "anthropic"
     OPENAI = "openai"
-    MISTRAL = "mistral"
 
 
 class ResetPeriod(_Named):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 
-import pytest
-
 from tokencap._entry import Entry, Label
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import AsyncLedgerBackend, LedgerBackend
@@ -46,11 +44,6 @@ def die(backend, *keys, charge=10, about=GPT):
 
 def rows(backend, **kwargs):
     return [row for _, row in backend.calls(0.0, EVER, **kwargs)]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store_name(request):
-    return request.param
 
 
 def test_it_keeps_a_ledger(store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from .._entry import Entry, Retention, Sum
 
@@ -50,7 +51,7 @@ class MemoryLedger:
         return sum_up(self.calls(since, until, newest_first=False), period)
 
 
-def sum_up(rows: list[Row], period: int) -> list[Sum]:
+def sum_up(rows: Iterable[Row], period: int) -> list[Sum]:
     """Sum rows up by label, ending and period."""
     found: dict[tuple[str, int, str], list[float]] = {}
     for at, entry in rows:

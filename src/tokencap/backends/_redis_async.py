@@ -17,8 +17,9 @@ from ._redis_scripts import Call, Flow, Verbs
 from ._redis_wire import AsyncLine, AsyncLink, AsyncThrough, within
 
 if TYPE_CHECKING:
+    from .._entry import Entry
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
-    from .protocol import Backend
+    from .protocol import LedgerBackend
 
 __all__ = ["AsyncRedisBackend"]
 
@@ -44,7 +45,7 @@ class AsyncRedisBackend:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: LedgerBackend,
         verbs: Verbs,
         where: topology.Topology,
         factory: Callable[[], Any] | None,
@@ -58,19 +59,30 @@ class AsyncRedisBackend:
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    async def reserve(
+        self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
+    ) -> Grant:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.reserve(id, holds, charge, lease))
-        return await self._run(loop, self._verbs.reserve(id, holds, charge, lease))
+            return await _elsewhere(lambda: self._backend.reserve(id, holds, charge, lease, about))
+        return await self._run(loop, self._verbs.reserve(id, holds, charge, lease, about))
 
-    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    async def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.settle(reservation, tokens, marks))
-        return await self._run(loop, self._verbs.settle(reservation, tokens, marks))
+            return await _elsewhere(lambda: self._backend.settle(reservation, tokens, marks, entry))
+        return await self._run(loop, self._verbs.settle(reservation, tokens, marks, entry))
+
+    async def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        loop = _running_loop()
+        if loop is None:
+            return await _elsewhere(lambda: self._backend.record(entries))
+        return await self._run(loop, self._verbs.record(entries))
 
     async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
         """As `Backend.pass_marks`."""

@@ -46,6 +46,10 @@ class ClusterLink(ForkAware):
         """See `_fork`: the thread that may have held it does not exist here."""
         self._learning = threading.Lock()
 
+    def shards(self) -> list[int]:
+        """Return a slot of every node that has some, as last learnt."""
+        return self._routes.shards()
+
     def _perform(self, route: Generator[Any, Any, Any]) -> Any:
         answer: Any = None
         try:

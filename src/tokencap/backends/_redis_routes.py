@@ -119,6 +119,10 @@ class Routes:
         assert last is not None
         raise last
 
+    def shards(self) -> list[int]:
+        """Return a slot of every node that has some, as last learnt."""
+        return list({owner: first for first, _, owner in self._ranges}.values())
+
     def _owner(self, slot: int) -> Address | None:
         if slot in self._moved:
             return self._moved[slot]

@@ -16,14 +16,16 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
+from .._entry import Entry, Retention
 from ..budget import BudgetKey, BudgetState, Grant, Held, Hold, Mark, Reservation, Settlement
 from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
+from ._redis_rows import book_args, record_args
 from ._rules import check_holds, check_limit
 
-__all__ = ["Call", "Flow", "Script", "Verbs"]
+__all__ = ["Call", "Flow", "Script", "Verbs", "name_of_key", "slot_of"]
 
 T = TypeVar("T")
 
@@ -35,14 +37,17 @@ _LONGEST_PART = 128
 _DOUBT_SECONDS = 0.5
 _MOST_DOUBTS = 1000
 _RENEW_BATCH = 500
+_MOST_NAMED = 10_000
+_RETENTION = Retention(days=30, rows=100_000)
 
 
 # Defining a function costs a script about as much as using it.
 _PIECES = {
-    "reserve": ("_sweep", "_state"),
-    "settle": ("_sweep", "_state", "_pass"),
+    "reserve": ("_ledger", "_sweep", "_state"),
+    "settle": ("_ledger", "_sweep", "_state", "_pass"),
+    "record": ("_ledger",),
     "marks": ("_pass",),
-    "states": ("_sweep", "_state"),
+    "states": ("_ledger", "_sweep", "_state"),
 }
 
 
@@ -84,6 +89,29 @@ def _encode(part: str) -> str:
         return text
     # quote() never writes "=", so that no short part looks like this.
     return f"{text[:64].rpartition('%')[0] or text[:64]}={hashlib.sha256(raw).hexdigest()}"
+
+
+def slot_of(key: bytes) -> int:
+    """Return the cluster slot of a key of ours."""
+    return crc_hqx(key[key.index(b"{") + 1 : key.rindex(b"}")], 0) % _SLOTS
+
+
+@lru_cache(maxsize=4096)
+def _full_name(key: BudgetKey) -> str:
+    """Return what tells the name of a budget whose key has only the beginning of it; else nothing."""
+    full = ":".join([quote(part.encode("utf-8", "surrogatepass"), safe="") for part in key])
+    return "" if full == f"{_encode(key.dimension)}:{_encode(key.identifier)}" else full
+
+
+def name_of_key(counter: bytes, full: str) -> BudgetKey:
+    """Return the budget of a counter's key; `full`: what was left beside it ("-": nothing)."""
+    text = counter[counter.index(b"{") + 1 : counter.rindex(b"}")].decode() if full == "-" else full
+    dimension, _, identifier = text.partition(":")
+    return BudgetKey(_decode(dimension), _decode(identifier))
+
+
+def _decode(part: str) -> str:
+    return unquote_to_bytes(part).decode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=4096)
@@ -151,9 +179,15 @@ class Verbs(ForkAware):
     `clustered`: budgets of different slots need a script each.
     """
 
-    def __init__(self, name: str, prefix: str, *, clustered: bool) -> None:
+    def __init__(
+        self, name: str, prefix: str, *, clustered: bool, retention: Retention | None = None
+    ) -> None:
         self._prefix = prefix
         self._clustered = clustered
+        self.retention = retention or _RETENTION
+        self.book = f"{prefix}:{{ledger}}:l".encode()
+        """The stream of the ledger; in a cluster, of what held nothing (see `_redis_ledger`)."""
+        self._named: set[BudgetKey] = set()
         self.clock: Callable[[], float] | None = None
         """A test's clock, in seconds; None: the server's."""
         self._known = _known_by_store.setdefault((name, prefix), _Known())
@@ -161,10 +195,14 @@ class Verbs(ForkAware):
         self._name_attempts()
         survive_forks(self)
 
-    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Flow[Grant]:
+    def reserve(
+        self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
+    ) -> Flow[Grant]:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
         check_holds(holds)
+        yield from self._name_long([hold.key for hold in holds])
         groups = self._groups([hold.key for hold in holds])
+        book = book_args(about, None, self.retention) if about else []
         doubt = self._doubts.pop(id, None) if self._doubts else None
         raw = _raw(id)
         head = [*self._head(), raw, str(charge), repr(float(lease))]
@@ -174,9 +212,10 @@ class Verbs(ForkAware):
             for group in groups:
                 tried += 1
                 specs = [_spec(holds[index]) for index in group.indexes]
-                answer = yield Call(
-                    group.slot, _script("reserve"), group.keys, [*head, "1" if refused else "", most, *specs]
-                )
+                keys, args = group.keys, [*head, "1" if refused else "", most, *specs]
+                if book and tried == 1:
+                    keys, args = (*keys, self._book_of(group)), [*args, *book]
+                answer = yield Call(group.slot, _script("reserve"), keys, args)
                 for index, text in zip(group.indexes, answer.decode().split(";")):
                     row = rows[index] = text.split(" ")
                     if row[5] == "-":
@@ -204,7 +243,9 @@ class Verbs(ForkAware):
         self._known.remember(id, tuple([hold.key for hold in holds]), lease)
         return Grant(Reservation(id, held, charge), states)
 
-    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Flow[Settlement]:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Flow[Settlement]:
         """As `Backend.settle`. In a cluster it may fail half way: the same again books the rest."""
         holds = reservation.holds
         head = [*self._head(), _raw(reservation.id), str(tokens)]
@@ -214,11 +255,16 @@ class Verbs(ForkAware):
         for group in self._groups([held.key for held in holds]):
             local = {holds[index].key: place for place, index in enumerate(group.indexes, 1)}
             mine = [number for number, mark in enumerate(marks) if mark.key in local]
-            args = [holds[index].epoch for index in group.indexes]
+            args: list[str | bytes] = [holds[index].epoch for index in group.indexes]
             for number in mine:
                 mark = marks[number]
                 args.append(f"{local[mark.key]} {float(mark.at_pct)!r} {mark.limit}")
-            answer = yield Call(group.slot, _script("settle"), group.ending(reservation.id), [*head, *args])
+            keys, args = group.ending(reservation.id), [*head, *args]
+            if entry is not None:
+                keys = (*keys, self._book_of(group))
+                args += book_args(entry.label, entry, self.retention)
+                entry = None  # a row is written once, beside the first budget
+            answer = yield Call(group.slot, _script("settle"), keys, args)
             anything, found, *states = answer.decode().split(";")
             ended = ended and anything == "0"
             if found:
@@ -232,6 +278,27 @@ class Verbs(ForkAware):
         return Settlement(
             tuple([_state(held.key, text.split(" ")) for held, text in zip(holds, texts)]), hits
         )
+
+    @property
+    def prefix(self) -> str:
+        """What begins every key."""
+        return self._prefix
+
+    @property
+    def clustered(self) -> bool:
+        """True when budgets of different slots need a script each."""
+        return self._clustered
+
+    def record(self, entries: Sequence[Entry]) -> Flow[None]:
+        """As `LedgerBackend.record`."""
+        if entries:
+            args = [*self._head(), *record_args(entries, self.retention)]
+            yield Call(slot_of(self.book), _script("record"), (self.book,), args)
+
+    def ask(self, slot: int, name: str, keys: tuple[bytes, ...], args: Sequence[str]) -> Flow[bytes]:
+        """Return the answer of a script that reads."""
+        answer = yield Call(slot if self._clustered else 0, _script(name), keys, [*self._head(), *args])
+        return answer
 
     def renew(self, ids: Collection[str], lease: float) -> Flow[set[str]]:
         """As `Backend.renew`, for reservations made by this process."""
@@ -295,6 +362,7 @@ class Verbs(ForkAware):
     def set_limit(self, key: BudgetKey, limit: int | None) -> Flow[None]:
         """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
         check_limit(limit)
+        yield from self._name_long([key])
         args = [*self._head(), "" if limit is None else str(limit)]
         slot, keys = _places(self._prefix, key)
         yield Call(slot, _script("limit"), keys, args)
@@ -331,6 +399,21 @@ class Verbs(ForkAware):
     def _head(self) -> list[str | bytes]:
         clock = "" if self.clock is None else repr(float(self.clock()))
         return [clock, f"{self._process}{next(self._attempts):x}"]
+
+    def _book_of(self, group: _Group) -> bytes:
+        """Return the stream of the ledger for a call whose first budget is in this group."""
+        return group.keys[0][:-1] + b"l" if self._clustered else self.book
+
+    def _name_long(self, keys: Iterable[BudgetKey]) -> Flow[None]:
+        """Leave the name of a budget beside it where its key has only the beginning of it."""
+        for key in keys:
+            name = _full_name(key)
+            if name and key not in self._named:
+                slot, (counter, _) = _places(self._prefix, key)
+                yield Call(slot, _script("name"), (counter,), [*self._head(), name])
+                if len(self._named) >= _MOST_NAMED:
+                    self._named.clear()
+                self._named.add(key)
 
     def _groups(self, keys: Sequence[BudgetKey]) -> list[_Group]:
         """Split `keys` into what one script may touch: all of them, or those of one slot."""

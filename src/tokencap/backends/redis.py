@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
 from . import _redis_topology as topology
 from ._redis_cluster import ClusterLink
+from ._redis_ledger import LedgerReader
 from ._redis_scripts import Call, Flow, Verbs
 from ._redis_wire import Line, Link
 
@@ -53,6 +55,10 @@ class RedisBackend:
     sentinel, follow a cluster. Looking up a host name outside of an event
     loop is the one thing it cannot cut short.
 
+    The ledger keeps about the last `retention.rows` calls one by one (100,000 if nothing is said), and what
+    the calls of a day (UTC) came to for `retention.days` (30). In a cluster it keeps as many calls for every
+    budget that is the first of some call's.
+
     Limits stored with `set_limit` live in Redis and are lost with it; configured ones travel with each call.
     A settlement repeated within 15 minutes, or against the counter it was made on, is booked once; that of a
     reservation lost in a failover is booked if it comes within 15 minutes of its reserve. In a cluster the
@@ -70,6 +76,7 @@ class RedisBackend:
         | None = None,
         prefix: str = "tokencap",
         timeout: float = 2.0,
+        retention: Retention | None = None,
     ) -> None:
         topology.require_redis()
         if url is not None and client is not None:
@@ -112,7 +119,8 @@ class RedisBackend:
                     "async_client must be a redis.asyncio client or a function that makes one"
                 )
         self._timeout = float(timeout)
-        self._verbs = Verbs(self.name, prefix, clustered=self._topology.clustered)
+        self._verbs = Verbs(self.name, prefix, clustered=self._topology.clustered, retention=retention)
+        self._reader = LedgerReader(self._verbs, self._run, self._shards)
         self._link: Link | None = None
         self._lock = threading.Lock()
         self._lock_pid = os.getpid()
@@ -126,13 +134,15 @@ class RedisBackend:
         """The address without credentials: `redis:localhost:6379/0`."""
         return self._topology.name
 
-    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
-        return self._run(self._verbs.reserve(id, holds, charge, lease))
+        return self._run(self._verbs.reserve(id, holds, charge, lease, about))
 
-    def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
+    ) -> Settlement:
         """As `Backend.settle`."""
-        return self._run(self._verbs.settle(reservation, tokens, marks))
+        return self._run(self._verbs.settle(reservation, tokens, marks, entry))
 
     def renew(self, ids: Collection[str], lease: float) -> set[str]:
         """As `Backend.renew`, for the reservations this process made or inherited by a fork."""
@@ -153,6 +163,26 @@ class RedisBackend:
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`. Costs the same however many calls, marks and reservations there were."""
         self._run(self._verbs.reset(key))
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """As `LedgerBackend.record`."""
+        self._run(self._verbs.record(entries))
+
+    def now(self) -> float:
+        """As `LedgerBackend.now`."""
+        return self._reader.now()
+
+    def sums(self, since: float, until: float, period: int = 0) -> Sequence[Sum]:
+        """As `LedgerBackend.sums`."""
+        return self._reader.sums(since, until, period)
+
+    def calls(self, since: float, until: float, newest_first: bool = False) -> Iterator[tuple[float, Entry]]:
+        """As `LedgerBackend.calls`."""
+        return self._reader.calls(since, until, newest_first)
+
+    def budgets(self) -> Sequence[KnownBudget]:
+        """As `LedgerBackend.budgets`."""
+        return self._reader.budgets()
 
     def as_async(self) -> AsyncRedisBackend:
         """Return this store for coroutines, with a client for each event loop.
@@ -212,6 +242,11 @@ class RedisBackend:
                 return link.run(call)
         except topology.failures() as error:
             raise topology.translated(self.name, error) from error
+
+    def _shards(self) -> Sequence[int]:
+        """Return a slot of every node that has some."""
+        link = self._link or self._open()
+        return link.shards() if isinstance(link, ClusterLink) else (0,)
 
     def _open(self) -> Link:
         if self._lock_pid != os.getpid():

@@ -11,13 +11,12 @@ import importlib
 import weakref
 from typing import Any, Callable
 
-from .._flow import Flow
+from .._flow import Flow, arun, run
 from ..errors import ConfigurationError
 from .bodies import observe_read_body, watch_body
 from .exchange import Exchange
 from .family import Family, Owner
 from .options import OptionsExchange, open_exchange
-from .sending import asend, send
 from .streams import EXTENSION, attach_stream, guarded_stream_class
 
 __all__ = ["Stainless"]
@@ -80,16 +79,25 @@ def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., An
         exchange = _open(owner, family, client, options, kwargs, False)
         if exchange is None:
             return original(client, cast_to, options, *args, **kwargs)
-
-        def call(_: Any) -> Any:
+        try:
+            run(exchange.begin())
+        except BaseException:
+            run(exchange.unsent())
+            raise
+        try:
             try:
-                return original(client, cast_to, exchange.options, *args, **kwargs)
+                result = original(client, cast_to, exchange.options, *args, **kwargs)
             except Exception as error:
                 if not exchange.without_usage(error):
                     raise
-                return original(client, cast_to, exchange.options, *args, **kwargs)
-
-        return send(exchange, call, lambda result: _received(exchange, result, kwargs, False))
+                result = original(client, cast_to, exchange.options, *args, **kwargs)
+        except BaseException as error:
+            run(exchange.failed(error))
+            raise
+        ended = _received(exchange, result, kwargs, False)
+        if ended is not None:
+            run(ended)
+        return result
 
     return request
 
@@ -100,16 +108,25 @@ def _async_request(client: Any, family: Family, owner: Owner) -> Callable[..., A
         exchange = _open(owner, family, client, options, kwargs, True)
         if exchange is None:
             return await original(client, cast_to, options, *args, **kwargs)
-
-        async def call(_: Any) -> Any:
+        try:
+            await arun(exchange.begin())
+        except BaseException:
+            await arun(exchange.unsent())
+            raise
+        try:
             try:
-                return await original(client, cast_to, exchange.options, *args, **kwargs)
+                result = await original(client, cast_to, exchange.options, *args, **kwargs)
             except Exception as error:
                 if not exchange.without_usage(error):
                     raise
-                return await original(client, cast_to, exchange.options, *args, **kwargs)
-
-        return await asend(exchange, call, lambda result: _received(exchange, result, kwargs, True))
+                result = await original(client, cast_to, exchange.options, *args, **kwargs)
+        except BaseException as error:
+            await arun(exchange.failed(error))
+            raise
+        ended = _received(exchange, result, kwargs, True)
+        if ended is not None:
+            await arun(ended)
+        return result
 
     return request
 

@@ -29,9 +29,11 @@ local function sweep(b, due, own)
         lapsed[#lapsed + 1] = charge .. ' ' .. epoch
         later[#later + 1] = now + REMEMBER_LAPSED
         later[#later + 1] = id
+        write_expired(b, id, charge)
       else
         if id == own then b.lapsed = false end
         gone[#gone + 1] = 'x:' .. id
+        gone[#gone + 1] = 'a:' .. id
       end
     end
     redis.call('HDEL', b.counter, unpack(gone))

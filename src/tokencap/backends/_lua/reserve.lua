@@ -48,6 +48,7 @@ for i, b in ipairs(budgets) do
     held = string.format('%.0f', amount)
     save(b, 'h:' .. id, held .. ' ' .. charge .. ' ' .. b.epoch .. ' ' .. time)
     redis.call('ZADD', b.due, now + lease, id)
+    if LEDGER and i == 1 then announce(b, id) end
     token = b.life .. ':' .. b.epoch .. ':' .. time
   elseif not b.full then
     held = '0'

@@ -6,7 +6,7 @@ local REMEMBER_SETTLED = 900
 
 local id, tokens = ARGV[3], tonumber(ARGV[4])
 local count = #KEYS / 3
-local budgets, anything = {}, false
+local budgets, anything, over = {}, false, false
 
 -- The store knows nothing of this reservation. Return whether it ends now, because the store lost it
 -- or was reset since; false: it was settled long ago. And whether it counts for the present epoch.
@@ -27,7 +27,7 @@ for i = 1, count do
   local ends = b.hold or b.lapsed
   if b.hold then
     local amount, _, epoch = string.match(b.hold, '^(%d+) (%d+) (%d+)')
-    redis.call('HDEL', b.counter, 'h:' .. id, 'x:' .. id)
+    redis.call('HDEL', b.counter, 'h:' .. id, 'x:' .. id, 'a:' .. id)
     redis.call('ZREM', due, id)
     if epoch == b.epoch then
       b.used = b.used + tokens
@@ -37,7 +37,8 @@ for i = 1, count do
     end
   elseif b.lapsed then
     local charge, epoch = string.match(b.lapsed, '^(%d+) (%d+)$')
-    redis.call('HDEL', b.counter, 'x:' .. id)
+    unwrite(b, id)
+    redis.call('HDEL', b.counter, 'x:' .. id, 'a:' .. id)
     redis.call('ZREM', due, id)
     if epoch == b.epoch then
       b.used = b.used + tokens - charge
@@ -55,11 +56,13 @@ for i = 1, count do
     end
   end
   if ends then
-    anything = true
+    anything, over = true, true
     redis.call('SET', ended, attempt, 'EX', REMEMBER_SETTLED)
   end
   budgets[i] = b
 end
+
+if over and LEDGER then write(LEDGER, LEDGER.row) end
 
 local passed, limits = {}, {}
 for m = 1, #ARGV - 4 - count do

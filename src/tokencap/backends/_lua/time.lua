@@ -1,0 +1,2 @@
+-- Answer: the time.
+return string.format('%.6f', now)
