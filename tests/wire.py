@@ -39,6 +39,8 @@ from tokencap._loopback import Entry, Reply, Store, respond
 from tokencap.telemetry.record import CallRecord
 
 __all__ = [
+    "CANNED",
+    "HTTP_IN",
     "KINDS",
     "Books",
     "Kind",
@@ -61,13 +63,15 @@ __all__ = [
 ]
 
 SDKS = {"anthropic": anthropic, "openai": openai}
+HTTP_IN = {"anthropic": "anthropic._base_client", "openai": "openai._base_client"}
+"""The module of each SDK that has the HTTP library it is made on."""
 ANTHROPIC_URL = "http://wire"
 OPENAI_URL = "http://wire/v1"
 
 
 def http_library(sdk: str) -> Any:
     """Return httpx or httpx2, whichever this SDK is made on."""
-    module = importlib.import_module(f"{sdk}._base_client")
+    module = importlib.import_module(HTTP_IN[sdk])
     return getattr(module, "httpx2", None) or module.httpx
 
 
@@ -95,7 +99,7 @@ class Wire:
         self.entries: list[Entry] = []
         self.down: Optional[str] = None  # noqa: UP045
         """The name of the transport's error that every request meets."""
-        self.answers: dict[tuple[str, str], Answer] = dict(_CANNED)
+        self.answers: dict[tuple[str, str], Answer] = dict(CANNED)
         """Replies for paths the loopback provider does not serve, or instead of it."""
         self.runs: dict[str, dict[str, Any]] = {}
 
@@ -134,7 +138,7 @@ class Wire:
         )
         if answer is None:
             reply = respond(method, path, headers, body, self.store)
-        elif answer in _CANNED.values():
+        elif answer in CANNED.values():
             reply = answer(request, self)  # type: ignore[call-arg]
         else:
             reply = answer(request)
@@ -291,7 +295,7 @@ def _complete(request: Request, wire: Wire) -> Reply:
     return reply_json(payload, request.path, tokens=(5, 3))
 
 
-_CANNED: dict[tuple[str, str], Any] = {
+CANNED: dict[tuple[str, str], Any] = {
     ("POST", "/v1/threads/runs"): _create_run,
     ("POST", "/v1/threads/[^/]+/runs"): _create_run,
     ("GET", "/v1/threads/[^/]+/runs/[^/]+"): _show_run,
@@ -382,7 +386,7 @@ def _first_party(url: str, body: bytes) -> tuple[str, bytes, bool]:
         model, framed = unquote(found[1]), bool(found[2])
         stream = framed
     else:
-        found = re.search(r"/models/([^/:]+):(r|streamR)awPredict$", path)
+        found = re.search(r"/anthropic/models/([^/:]+):(r|streamR)awPredict$", path)
         if found:
             model, stream = unquote(found[1]), found[2] == "streamR"
     if path.endswith("/models/count-tokens:rawPredict"):
@@ -450,6 +454,14 @@ class Kind(NamedTuple):
             raise Missing(f"{name} of {self.sdk} {SDKS[self.sdk].__version__} takes no {absent[0]}=")
         return cls(**{**self.arguments, "http_client": wire.http_client(self.sdk, is_async), **options})
 
+    def face(self, client: Any, is_async: bool) -> Any:
+        """Return what a test calls methods on."""
+        return client
+
+    async def post(self, client: Any, path: str, body: Any, is_async: bool) -> Any:
+        """Post to a path as the SDK itself would; return the reply as it is in JSON."""
+        return await done(client.post(path, cast_to=object, body=body))
+
 
 def require(packages: tuple[str, ...], what: str) -> None:
     """Raise `Missing` unless these packages are installed."""
@@ -477,7 +489,7 @@ _OPENAI = {"base_url": OPENAI_URL, "api_key": "none"}
 _AZURE = {"azure_endpoint": "http://wire", "api_key": "none", "api_version": "2025-01-01"}
 _AWS = {"base_url": ANTHROPIC_URL, "aws_region": "us-east-1"}
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, Any] = {
     kind.name: kind
     for kind in (
         Kind("anthropic", "anthropic", "Anthropic", "AsyncAnthropic", _ANTHROPIC),

@@ -143,6 +143,8 @@ class CallSession:
     def _degrade(self, states: Any) -> dict[str, Any]:
         if not (self.plan.degrades and self.endpoint.generates):
             return {}
+        if not self.endpoint.dialect.takes_model(self.body):
+            return {}
         due = degraded(self.plan, states, self.estimate, self.provider, self.model)
         if isinstance(due, Degrade):
             self.runtime.note_degraded(due)

@@ -48,6 +48,7 @@ class Provider(_Named):
 
     ANTHROPIC = "anthropic"
     OPENAI = "openai"
+    MISTRAL = "mistral"
 
 
 class ResetPeriod(_Named):

@@ -11,6 +11,7 @@ import openai
 from anthropic.lib.bedrock import AnthropicBedrock
 from anthropic.lib.vertex import AnthropicVertex, AsyncAnthropicVertex
 from anthropic.types import Message
+from mistralai.client import Mistral
 from openai.types.chat import ChatCompletion
 from typing_extensions import assert_type
 
@@ -55,6 +56,7 @@ def wrapping() -> None:
     assert_type(tokencap.wrap(AnthropicBedrock(), limit=5), AnthropicBedrock)
     assert_type(tokencap.wrap(AsyncAnthropicVertex(), policy=policy), AsyncAnthropicVertex)
     assert_type(tokencap.wrap(openai.OpenAI(), limit=5, strict=True, wait=2.5), GuardedOpenAI)
+    assert_type(tokencap.wrap(Mistral(), limit=5), Mistral)
 
 
 def wrapping_by_a_guard() -> None:
@@ -65,6 +67,7 @@ def wrapping_by_a_guard() -> None:
     assert_type(guard.wrap(openai.AzureOpenAI()), openai.AzureOpenAI)
     assert_type(guard.wrap(openai.AsyncAzureOpenAI()), openai.AsyncAzureOpenAI)
     assert_type(guard.wrap(AnthropicVertex()), AnthropicVertex)
+    assert_type(guard.wrap(Mistral()), Mistral)
     assert_type(guard.wrap_anthropic(anthropic.Anthropic()), GuardedAnthropic)
     assert_type(guard.wrap_anthropic(anthropic.AsyncAnthropic()), GuardedAsyncAnthropic)
     assert_type(guard.wrap_anthropic(AnthropicBedrock()), AnthropicBedrock)

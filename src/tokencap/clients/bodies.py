@@ -1,20 +1,23 @@
 """Bodies of replies that the caller reads by themselves: raw and streaming responses.
 
 The body stream of the HTTP response is wrapped. While the SDK's models read it, only its closing
-matters; when bytes are read directly they are kept, and the usage is found in them at the end.
+matters; when bytes are read directly they are kept, and the usage is found in them at the end. Of an
+SDK whose seam is the HTTP client itself, the events are read from the bytes as they pass (`live`).
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
 from typing import Any
 
 from .._flow import arun, run
 from .._session import Ending
-from .exchange import Exchange
+from .events import EventReader
+from .exchange import Exchange, ending_of
 
 __all__ = ["observe_read_body", "watch_body"]
 
@@ -26,11 +29,11 @@ def observe_read_body(exchange: Exchange, response: Any) -> None:
     _observe(exchange, response.headers, response.content)
 
 
-def watch_body(exchange: Exchange, response: Any, is_async: bool) -> None:
+def watch_body(exchange: Exchange, response: Any, is_async: bool, live: bool = False) -> None:
     """Follow the body of a response that is still to be read. One that was read already is left alone."""
     if not response.is_closed:
         stream_type: Any = type(response.stream)
-        response.stream = _watched_class(stream_type)(exchange, response, is_async)
+        response.stream = _watched_class(stream_type)(exchange, response, is_async, live)
 
 
 @lru_cache(maxsize=32)
@@ -45,7 +48,7 @@ def _watched_class(stream_type: Any) -> Any:
 class _Watched:
     """A body stream that knows which exchange it belongs to."""
 
-    def __init__(self, exchange: Exchange, response: Any, is_async: bool) -> None:
+    def __init__(self, exchange: Exchange, response: Any, is_async: bool, live: bool) -> None:
         self._inner = response.stream
         self._exchange = exchange
         self._headers = response.headers
@@ -55,6 +58,9 @@ class _Watched:
         self._size = 0
         self._whole = False
         self._unshown = b""
+        streamed = live and _STREAMED.search(self._headers.get("content-type", ""))
+        # A compressed one is read when it is complete, like any other.
+        self._reader = EventReader() if streamed and not self._headers.get("content-encoding") else None
 
     def __getattr__(self, name: str) -> Any:
         # What the HTTP library (`elapsed`) and the SDK's own tracing (`stream_observer`) put there.
@@ -66,7 +72,8 @@ class _Watched:
             self._whole = True
             return
         for chunk in self._inner:
-            self._keep(chunk)
+            if self._keep(chunk):
+                run(self._exchange.settle())
             yield self._shown(chunk)
         self._whole = True
         if self._unshown:
@@ -76,7 +83,8 @@ class _Watched:
         chunks = self._inner.__aiter__()
         try:
             async for chunk in chunks:
-                self._keep(chunk)
+                if self._keep(chunk):
+                    await arun(self._exchange.settle())
                 yield self._shown(chunk)
             self._whole = True
             if self._unshown:
@@ -88,19 +96,37 @@ class _Watched:
                 await close()
 
     def close(self) -> None:
+        ending = self._ending()
         self._inner.close()
         if self._ends_here():
-            run(self._exchange.settle(self._ending()))
+            if ending is None:
+                self._exchange.drop()
+            else:
+                run(self._exchange.settle(ending))
 
     async def aclose(self) -> None:
+        ending = self._ending()
         await self._inner.aclose()
         if self._ends_here():
-            await arun(self._exchange.settle(self._ending()))
+            if ending is None:
+                self._exchange.drop()
+            else:
+                await arun(self._exchange.settle(ending))
 
-    def _keep(self, chunk: bytes) -> None:
-        if not self._exchange.observed and self._size < _MOST_KEPT:
+    def _keep(self, chunk: bytes) -> bool:
+        """Note a piece of the body; return whether all that will be reported has been."""
+        if self._exchange.observed:
+            return False
+        if self._reader is not None:
+            tally = self._exchange.session.tally
+            for payload in self._reader.feed(chunk):
+                tally.event(payload)
+            self._whole = self._whole or self._reader.ended
+            return tally.done
+        if self._size < _MOST_KEPT:
             self._kept.append(chunk)
             self._size += len(chunk)
+        return False
 
     def _shown(self, chunk: bytes) -> bytes:
         """Return what the caller reads: the bytes as they would have come had we not asked for usage."""
@@ -119,11 +145,16 @@ class _Watched:
             return False
         if self._exchange.observed:
             return not self._exchange.pulling
-        _observe(self._exchange, self._headers, self._decoded())
+        if self._reader is None:
+            _observe(self._exchange, self._headers, self._decoded())
         return True
 
-    def _ending(self) -> Ending:
-        return Ending.OK if self._whole else Ending.CUT
+    def _ending(self) -> Ending | None:
+        """Return how a body ends that is closed now; None when maybe by a finalizer, which must not wait."""
+        error = sys.exc_info()[1]
+        if self._reader is not None and isinstance(error, GeneratorExit):
+            return None
+        return Ending.OK if self._whole else ending_of(error)
 
     def _decoded(self) -> bytes:
         raw = b"".join(self._kept)
@@ -155,25 +186,15 @@ def _without_usage(event: re.Match[bytes]) -> bytes:
 def _observe(exchange: Exchange, headers: Any, content: bytes) -> None:
     tally = exchange.session.tally
     kind = headers.get("content-type", "")
-    if "json" in kind:
+    if _STREAMED.search(kind):
+        reader = EventReader()
+        for payload in (*reader.feed(content), *reader.flush()):
+            tally.event(payload)
+    elif "json" in kind:
         try:
             tally.reply(json.loads(content))
         except ValueError:
             return
-    elif "event-stream" in kind:
-        for event in _server_sent_events(content):
-            tally.event(event)
 
 
-def _server_sent_events(content: bytes) -> Iterator[Any]:
-    name = ""
-    for line in content.decode("utf-8", "replace").splitlines():
-        if line.startswith("event:"):
-            name = line[6:].strip()
-        elif line.startswith("data:"):
-            try:
-                data = json.loads(line[5:])
-            except ValueError:
-                continue
-            # The assistants' events name themselves outside of their data, as the SDK's models do.
-            yield {"event": name, "data": data} if name.startswith("thread.") else data
+_STREAMED = re.compile(r"event-stream|stream\+json|ndjson")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..policy import Provider
     from ..providers.dialect import Endpoint
 
-__all__ = ["Exchange", "session_of"]
+__all__ = ["Exchange", "ending_of", "session_of"]
 
 
 def session_of(
@@ -99,10 +99,17 @@ class Exchange:
         return event
 
 
+def ending_of(error: BaseException | None) -> Ending:
+    """Return how a reply ended that was left while `error` was on its way; None: simply left."""
+    cancelled = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
+    return Ending.CANCELLED if cancelled else Ending.CUT
+
+
 _NEVER_SENT = frozenset(
     {
         "ConnectError",
         "ConnectTimeout",
+        "ClientConnectorError",
         "PoolTimeout",
         "UnsupportedProtocol",
         "ProxyError",
@@ -111,7 +118,16 @@ _NEVER_SENT = frozenset(
     }
 )
 _NETWORK = frozenset(
-    {"APIConnectionError", "APITimeoutError", "APIResponseValidationError", "JSONDecodeError"}
+    {
+        "APIConnectionError",
+        "APITimeoutError",
+        "APIResponseValidationError",
+        "JSONDecodeError",
+        # Of the HTTP libraries themselves: httpx, aiohttp, requests.
+        "RequestError",
+        "ClientError",
+        "RequestException",
+    }
 )
 
 

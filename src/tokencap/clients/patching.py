@@ -64,7 +64,7 @@ class Patch:
 
     def _guarding(self, original: Any, family: Family) -> Any:
         @functools.wraps(original)
-        def __init__(client: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        def __init__(client: Any, /, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             original(client, *args, **kwargs)
             if self._active:
                 family.install(client, self._owner)

@@ -11,12 +11,13 @@ import importlib
 import weakref
 from typing import Any, Callable
 
-from .._flow import Flow, arun, run
+from .._flow import Flow
 from ..errors import ConfigurationError
 from .bodies import observe_read_body, watch_body
 from .exchange import Exchange
 from .family import Family, Owner
 from .options import OptionsExchange, open_exchange
+from .sending import asend, send
 from .streams import EXTENSION, attach_stream, guarded_stream_class
 
 __all__ = ["Stainless"]
@@ -79,25 +80,16 @@ def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., An
         exchange = _open(owner, family, client, options, kwargs, False)
         if exchange is None:
             return original(client, cast_to, options, *args, **kwargs)
-        try:
-            run(exchange.begin())
-        except BaseException:
-            run(exchange.unsent())
-            raise
-        try:
+
+        def call(_: Any) -> Any:
             try:
-                result = original(client, cast_to, exchange.options, *args, **kwargs)
+                return original(client, cast_to, exchange.options, *args, **kwargs)
             except Exception as error:
                 if not exchange.without_usage(error):
                     raise
-                result = original(client, cast_to, exchange.options, *args, **kwargs)
-        except BaseException as error:
-            run(exchange.failed(error))
-            raise
-        ended = _received(exchange, result, kwargs, False)
-        if ended is not None:
-            run(ended)
-        return result
+                return original(client, cast_to, exchange.options, *args, **kwargs)
+
+        return send(exchange, call, lambda result: _received(exchange, result, kwargs, False))
 
     return request
 
@@ -108,25 +100,16 @@ def _async_request(client: Any, family: Family, owner: Owner) -> Callable[..., A
         exchange = _open(owner, family, client, options, kwargs, True)
         if exchange is None:
             return await original(client, cast_to, options, *args, **kwargs)
-        try:
-            await arun(exchange.begin())
-        except BaseException:
-            await arun(exchange.unsent())
-            raise
-        try:
+
+        async def call(_: Any) -> Any:
             try:
-                result = await original(client, cast_to, exchange.options, *args, **kwargs)
+                return await original(client, cast_to, exchange.options, *args, **kwargs)
             except Exception as error:
                 if not exchange.without_usage(error):
                     raise
-                result = await original(client, cast_to, exchange.options, *args, **kwargs)
-        except BaseException as error:
-            await arun(exchange.failed(error))
-            raise
-        ended = _received(exchange, result, kwargs, True)
-        if ended is not None:
-            await arun(ended)
-        return result
+                return await original(client, cast_to, exchange.options, *args, **kwargs)
+
+        return await asend(exchange, call, lambda result: _received(exchange, result, kwargs, True))
 
     return request
 

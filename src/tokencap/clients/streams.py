@@ -7,7 +7,6 @@ that stops there leaves nothing behind; the rest end in `settle`, which only the
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import types
 import weakref
@@ -16,9 +15,8 @@ from functools import lru_cache
 from typing import Any, get_origin
 
 from .._flow import arun, run
-from .._session import Ending
 from .bodies import watch_body
-from .exchange import Exchange
+from .exchange import Exchange, ending_of
 
 __all__ = ["EXTENSION", "attach_stream", "guarded_stream_class"]
 
@@ -92,7 +90,7 @@ def _events(response: Any, source: Iterator[Any]) -> Iterator[Any]:
         exchange.drop()
         raise
     except BaseException as error:
-        run(exchange.settle(_ending(error)))
+        run(exchange.settle(ending_of(error)))
         if held:
             yield held.pop()
         raise
@@ -133,7 +131,7 @@ async def _aevents(response: Any, source: AsyncIterator[Any]) -> AsyncIterator[A
         exchange.drop()
         raise
     except BaseException as error:
-        await arun(exchange.settle(_ending(error)))
+        await arun(exchange.settle(ending_of(error)))
         if held:
             yield held.pop()
         raise
@@ -141,7 +139,3 @@ async def _aevents(response: Any, source: AsyncIterator[Any]) -> AsyncIterator[A
         # An event loop that shuts down closes all generators at once, this one's source among them.
         if not getattr(source, "ag_running", False):
             await source.aclose()  # type: ignore[attr-defined]
-
-
-def _ending(error: BaseException) -> Ending:
-    return Ending.CANCELLED if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) else Ending.CUT

@@ -179,6 +179,10 @@ class Dialect:
             return "a stored prompt"
         return None
 
+    def takes_model(self, body: Mapping[str, Any]) -> bool:
+        """Return whether such a request may name another model than it does."""
+        return True
+
     def history(self, body: Mapping[str, Any]) -> str | None:
         """Return the provider's name of a history it adds to the prompt by itself, if any."""
         for name in self.history_fields:
@@ -197,7 +201,10 @@ class Dialect:
 
 
 class Endpoint(NamedTuple):
-    """One row: a path that spends tokens, and how it is spelled. `{}` stands for one path segment."""
+    """One row: a path that spends tokens, and how it is spelled.
+
+    `{}` stands for one path segment; `{model}` too, which then is told to the dialect as a field `model`.
+    """
 
     path: str
     dialect: Dialect
@@ -209,8 +216,16 @@ class Endpoint(NamedTuple):
     follows: bool = False
     """True for a path that reports on a call begun on another: it settles that call and is never charged."""
 
+    def told(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the body with what the path says."""
+        found = (
+            path_pattern(self.path).search(path.split("?", 1)[0].rstrip("/")) if "{" in self.path else None
+        )
+        return {**body, **found.groupdict()} if found and found.groupdict() else body
+
 
 @cache
 def path_pattern(path: str) -> re.Pattern[str]:
     """Return what the end of a URL path of this row looks like."""
-    return re.compile("(?:^|/)" + re.escape(path.lstrip("/")).replace(r"\{\}", "[^/]+") + "$")
+    escaped = re.escape(path.lstrip("/")).replace(r"\{\}", "[^/]+")
+    return re.compile("(?:^|/)" + re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/:]+)", escaped) + "$")

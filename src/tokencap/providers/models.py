@@ -16,6 +16,10 @@ _HOMES = (
         Provider.OPENAI,
         re.compile(r"(?i)(?:^|[/:.])(?:gpt-|chatgpt|codex|o\d(?:$|-)|text-embedding-|davinci|babbage)"),
     ),
+    (
+        Provider.MISTRAL,
+        re.compile(r"(?i)(?:^|[/:.])(?:open-)?(?:mi[nsx]tral|codestral|devstral|pixtral|magistral|voxtral)"),
+    ),
 )
 
 
