@@ -181,14 +181,18 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 LAYERS = [
     ("errors", "usage", "budget", "_entry", "_version", "_typing", "policy", "_flow", "_scope"),
-    ("providers", "status", "_plan", "_plans", "_usage", "telemetry"),
+    ("providers", "status", "_plan", "_plans", "_degrade", "_usage", "telemetry"),
     (
         "backends",
         "ledger",
         "_actions",
         "_admission",
+        "_changes",
+        "_observe",
+        "_output",
         "_followup",
         "_keeper",
+        "_learned",
         "_runtime",
         "_session",
         "_waiting",
@@ -213,7 +217,19 @@ def test_imports_run_downwards_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["_session", "_plan", "_plans", "_scope", "_admission", "policy", "status", "budget", "usage"]
+    "module",
+    [
+        "_session",
+        "_plan",
+        "_plans",
+        "_degrade",
+        "_scope",
+        "_admission",
+        "policy",
+        "status",
+        "budget",
+        "usage",
+    ],
 )
 def test_the_pure_core_knows_no_store_no_sdk_and_no_event_loop(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from . import _actions
 from ._flow import Flow, Step
+from ._observe import before_call
+from ._output import Output, ceiling_of, output_of
 from ._plan import Ask, may_decide, refusal
 from ._waiting import POLL_SECONDS, inside_open_call
 from .budget import BudgetState, CheckResult, Grant, Reservation, share_floor
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from ._session import CallSession
 
 __all__ = ["Admission", "admit"]
-
-_LEAST_OUTPUT = 256
 
 
 class Admission(NamedTuple):
@@ -39,20 +40,6 @@ class Admission(NamedTuple):
     """The cap the provider has to enforce, per choice; None where none was agreed on."""
 
 
-class _Output(NamedTuple):
-    """What a strict budget needs to know of a call's output, in tokens per choice."""
-
-    choices: int
-    cap: int
-    least: int
-    ratio: float
-    """How far this model has gone over its cap so far; 1.0 for a provider that keeps to it."""
-
-    def of(self, cap: int) -> int:
-        """Return what to hold for outputs of this cap."""
-        return self.choices * math.ceil(cap * self.ratio)
-
-
 def admit(session: CallSession) -> Flow[Admission]:
     """Reserve for a call; raise `BudgetExceededError` when it is refused."""
     if session.runtime.keeper.work:
@@ -60,9 +47,11 @@ def admit(session: CallSession) -> Flow[Admission]:
     runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
     size = dialect.size(body)
     history = dialect.history(body) if dialect.history_fields else None
-    past = runtime.history_size(history)
-    stated = dialect.output_cap(body)
-    expected = runtime.expected_output(session.model, stated)
+    past = runtime.learned.history_size(history)
+    cap, ceiling = dialect.output_cap(body), ceiling_of(session)
+    if ceiling is not None:
+        cap = ceiling if cap is None else min(cap, ceiling)
+    expected = runtime.learned.expected_output(session.model, cap)
     if expected:
         expected *= dialect.choices(body)
     bid = _Bid(session, size.bound + past, min(size.guess, size.bound) + past, expected, past)
@@ -71,10 +60,24 @@ def admit(session: CallSession) -> Flow[Admission]:
         if history is not None and not past:
             reason = f"the history {history!r}, which this Guard has not seen"
         if reason is not None:
-            yield from _refuse_unbounded(session, bid.bound, reason)
-        prompt_ratio, output_ratio = runtime.overruns(session.model)
+            dimensions = [budget.key.dimension for budget in session.plan.budgets if budget.strict]
+            reason = f"a strict budget cannot bound {reason}"
+            yield from _refuse_outright(session, bid.bound, reason, dimensions)
+        prompt_ratio, output_ratio = runtime.learned.overruns(session.model)
         bid.bound = bid.need = math.ceil(bid.bound * prompt_ratio)
-        bid.output = _output_of(session, stated, output_ratio)
+        bid.output = output_of(session, cap, output_ratio)
+    if ceiling is not None:
+        bid.cap = cap
+        if ceiling < dialect.least_output(body):
+            reason = f"max_output_tokens={session.plan.ceilings.output:,} leaves too little room for a reply"
+            yield from _refuse_outright(session, bid.estimate, reason)
+    most = session.plan.ceilings.prompt
+    if most is not None and bid.bound > most:
+        counted = yield from session.count(past)
+        bid.need = bid.estimate = min(bid.bound, counted or bid.estimate)
+        if bid.need > most:
+            reason = f"the prompt takes about {bid.need:,} tokens, and max_prompt_tokens is {most:,}"
+            yield from _refuse_outright(session, bid.need, reason)
     if runtime.queue.waiting and not inside_open_call():
         # Whoever waits already goes first.
         return (yield from _in_turn(session, bid))
@@ -95,7 +98,10 @@ class _Bid:
         self.estimate = estimate
         self.need = bound
         """The bound until the prompt has been counted, then the count."""
-        self.output: _Output | None = None
+        self.output: Output | None = None
+        """None unless a budget is strict."""
+        self.cap: int | None = None
+        """The output cap of each choice under the policy's ceiling; None without one."""
         self._expected = expected
         self._past = past
 
@@ -117,6 +123,8 @@ class _Bid:
             if grant.reservation is None and self.need < self.bound:
                 grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate, about)
         if grant.reservation is not None:
+            if plan.observes:
+                before_call(session, grant.states, self.bound, self.estimate)
             return Admission(grant.reservation, grant.states, self.estimate, self.bound, self._agreed(grant))
         output = self.output
         need = self.estimate if output is None else self.bound + output.of(output.least)
@@ -138,7 +146,7 @@ class _Bid:
         """Return the output cap that what was granted pays for."""
         output = self.output
         if output is None or grant.reservation is None:
-            return None
+            return self.cap
         budgets = self.session.plan.budgets
         held = min(hold.amount for hold, budget in zip(grant.reservation.holds, budgets) if budget.strict)
         room = (held - self.bound) // output.choices
@@ -165,23 +173,6 @@ def _in_turn(session: CallSession, bid: _Bid) -> Flow[Admission]:
         queue.leave(ticket)
 
 
-def _output_of(session: CallSession, stated: int | None, ratio: float) -> _Output:
-    """Return the cap of a call under a strict budget, and the least it may be clamped to."""
-    runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
-    cap = runtime.max_output_tokens if stated is None else stated
-    if not dialect.cap_fields:
-        return _Output(dialect.choices(body), cap, cap, ratio)
-    if runtime.min_output_tokens is not None:
-        least = runtime.min_output_tokens
-    else:
-        mean = runtime.expected_output(session.model, None)
-        least = -(-cap // 2)
-        if mean:
-            least = min(least, max(_LEAST_OUTPUT, 2 * mean))
-    least = min(cap, max(least, dialect.least_output(body)))
-    return _Output(dialect.choices(body), cap, least, ratio)
-
-
 def _refuse(session: CallSession, check: CheckResult) -> Flow[NoReturn]:
     runtime = session.runtime
     for dimension in check.violated:
@@ -192,15 +183,18 @@ def _refuse(session: CallSession, check: CheckResult) -> Flow[NoReturn]:
     raise BudgetExceededError(check)
 
 
-def _refuse_unbounded(session: CallSession, bound: int, reason: str) -> Flow[NoReturn]:
+def _refuse_outright(
+    session: CallSession, need: int, reason: str, dimensions: Sequence[str] = ()
+) -> Flow[NoReturn]:
+    """Refuse a call for something else than want of tokens, before anything is reserved."""
     states = yield from session.runtime.states(session.plan)
-    yield from session.note_blocked(bound)
+    yield from session.note_blocked(need)
     raise BudgetExceededError(
         CheckResult(
             allowed=False,
             states={state.key.dimension: state for state in states},
-            violated=[budget.key.dimension for budget in session.plan.budgets if budget.strict],
-            need=bound,
-            reason=f"a strict budget cannot bound {reason}",
+            violated=list(dimensions),
+            need=need,
+            reason=reason,
         )
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .budget import (
@@ -18,10 +18,9 @@ from .budget import (
     share_ceil,
     share_floor,
 )
-from .policy import Action, ActionKind, DimensionPolicy, Provider, Threshold
-from .providers import home_of
+from .policy import Action, ActionKind, DimensionPolicy, Threshold
 
-__all__ = ["Ask", "Budget", "Plan", "degraded", "may_decide", "refusal"]
+__all__ = ["Ask", "Budget", "Ceilings", "Plan", "may_decide", "refusal"]
 
 
 class Budget(NamedTuple):
@@ -36,10 +35,16 @@ class Budget(NamedTuple):
     """The thresholds that do something once, when they are reached."""
     deciding: tuple[float, ...]
     """The shares at which something changes for a call by its count: DEGRADE, and BLOCK unless strict."""
+    watched: DimensionPolicy | None = None
+    """What would hold if it was enforced, for a budget that is only observed."""
 
     @classmethod
-    def of(cls, key: BudgetKey, policy: DimensionPolicy, limit: int | None) -> Budget:
+    def of(cls, key: BudgetKey, policy: DimensionPolicy, limit: int | None, enforce: bool = True) -> Budget:
         """Return what `policy` means for a key whose limit is `limit`."""
+        if not enforce:
+            return cls.of(key, DimensionPolicy(), limit)._replace(
+                thresholds=tuple(policy.thresholds), watched=policy
+            )
         limit = UNLIMITED if limit is None else limit
         once = (ActionKind.WARN, ActionKind.WEBHOOK)
         marks = [
@@ -71,6 +76,24 @@ class Ask(NamedTuple):
     """What it holds there if there is room: all it can take."""
 
 
+class Ceilings(NamedTuple):
+    """What no call may pass, in tokens; None: as much as it likes."""
+
+    prompt: int | None = None
+    output: int | None = None
+    """All choices together."""
+    least_output: int | None = None
+    """The least that a choice may be clamped to; None: it depends on the call."""
+
+    def within(self, outer: Ceilings) -> Ceilings:
+        """Return what both of them leave."""
+        return Ceilings(*[min(two, key=_or_most) for two in zip(self, outer)])
+
+
+def _or_most(tokens: int | None) -> int:
+    return UNLIMITED if tokens is None else tokens
+
+
 class Plan(NamedTuple):
     """Everything about a Guard that decides over a call."""
 
@@ -82,6 +105,15 @@ class Plan(NamedTuple):
     """True when a budget must never be passed."""
     degrades: bool
     """True when a threshold may send calls to another model."""
+    ceilings: Ceilings = Ceilings()
+    watched: Ceilings = Ceilings()
+    """The ceilings of what is only observed."""
+    enforces: bool = True
+    """False when everything is only observed."""
+    observes: bool = False
+    """True when something is only observed."""
+    unusable: tuple[str, ...] = ()
+    """Dimensions, only observed, whose enforcement would have refused the call for want of an identifier."""
 
     @classmethod
     def of(cls, name: str, budgets: Sequence[Budget]) -> Plan:
@@ -94,6 +126,7 @@ class Plan(NamedTuple):
             degrades=any(
                 action.kind is ActionKind.DEGRADE
                 for budget in budgets
+                if budget.watched is None
                 for threshold in budget.thresholds
                 for action in threshold.actions
             ),
@@ -127,10 +160,6 @@ class Plan(NamedTuple):
         return next(budget for budget in self.budgets if budget.key == key)
 
 
-def _taken(state: BudgetState) -> int:
-    return state.used + state.reserved
-
-
 def may_decide(plan: Plan, states: Sequence[BudgetState], bound: int) -> bool:
     """Return whether a prompt of up to `bound` tokens could reach a point that changes what happens to it."""
     for budget, state in zip(plan.budgets, states):
@@ -158,53 +187,3 @@ def refusal(plan: Plan, grant: Grant, ask: Ask, need: int) -> CheckResult:
         need=need,
         contended=contended,
     )
-
-
-class Degrade(NamedTuple):
-    """A cheaper model for a call, and the threshold that asks for it."""
-
-    model: str
-    budget: Budget
-    at_pct: float
-
-
-def degraded(
-    plan: Plan, states: Sequence[BudgetState], estimate: int, provider: Provider | str, model: str
-) -> Degrade | str | None:
-    """Return the model to send instead of `model`, if a DEGRADE threshold is reached.
-
-    The highest threshold reached decides. A text instead says why its `degrade_to` does not fit this call.
-    """
-    due: Degrade | str | None = None
-    highest = 0.0
-    for budget, state in zip(plan.budgets, states):
-        for threshold in budget.thresholds:
-            for action in threshold.actions:
-                if action.kind is not ActionKind.DEGRADE or threshold.at_pct <= highest:
-                    continue
-                if _taken(state) + estimate < share_ceil(state.limit, threshold.at_pct):
-                    continue
-                highest = threshold.at_pct
-                target = cheaper(action.degrade_to, provider, model)
-                if target is None:
-                    due = (
-                        f"degrade_to={action.degrade_to!r} names no model of {provider} for {model!r}; "
-                        f"name one by provider: degrade_to={{'{provider}': '...'}}"
-                    )
-                else:
-                    due = Degrade(target, budget, threshold.at_pct)
-    return due
-
-
-def cheaper(degrade_to: str | Mapping[str, str] | None, provider: Provider | str, model: str) -> str | None:
-    """Return what `degrade_to` means for a call to `model`; None when it means nothing there.
-
-    A bare name is used only where it is known to be understood: by the provider whose name it has, or in
-    place of a model whose maker is the same (or as little known).
-    """
-    if isinstance(degrade_to, Mapping):
-        return degrade_to.get(model) or degrade_to.get(str(provider))
-    if degrade_to is None:
-        return None
-    home = home_of(degrade_to)
-    return degrade_to if home is provider or home is home_of(model) else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from threading import Lock
+from typing import NamedTuple
 
-from ._plan import Budget, Plan
+from ._plan import Budget, Ceilings, Plan
 from .budget import BudgetKey
 from .errors import ConfigurationError
 from .policy import Policy
@@ -15,13 +16,22 @@ __all__ = ["Plans"]
 _REMEMBERED = 10_000
 
 
+class _Part(NamedTuple):
+    name: str
+    identifier: str
+    limit: int | None
+
+
 class Plans:
     """Finds the plan of a call by who makes it; `identifiers` are for those who do not say."""
 
     def __init__(self, policy: Policy, identifiers: Mapping[str, str]) -> None:
         self._policy = policy
         self._identifiers = identifiers
-        self._known: dict[tuple[tuple[str, str, int | None], ...], Plan] = {}
+        self._ceilings = Ceilings(
+            policy.max_prompt_tokens, policy.max_output_tokens, policy.min_output_tokens
+        )
+        self._known: dict[tuple[tuple[_Part, ...], tuple[str, ...]], Plan] = {}
         self._lock = Lock()
 
     def of(self, identifiers: Mapping[str, str], known_only: bool = False) -> Plan:
@@ -32,30 +42,39 @@ class Plans:
         """
         if identifiers:
             self.check(identifiers)
-        parts = []
+        parts, unusable = [], []
         for name, policy in self._policy.dimensions.items():
             identifier = identifiers.get(name) or self._identifiers.get(name)
-            if identifier is not None:
-                parts.append((name, identifier, policy.limit_for(identifier)))
-            elif not known_only:
-                raise ConfigurationError(
-                    f"the dimension {name!r} is required and this call has no identifier for it; make it "
-                    f"inside `with tokencap.scope(identifiers={{{name!r}: ...}})`. Nothing was sent"
-                )
+            try:
+                if identifier is None:
+                    raise ConfigurationError(
+                        f"the dimension {name!r} is required and this call has no identifier for it; make it "
+                        f"inside `with tokencap.scope(identifiers={{{name!r}: ...}})`. Nothing was sent"
+                    )
+                parts.append(_Part(name, identifier, policy.limit_for(identifier)))
+            except ConfigurationError:
+                if self._policy.enforce and not known_only:
+                    raise
+                unusable.append(name)
         # By the limits too, which a function may change from call to call.
-        key = tuple(parts)
-        return self._known.get(key) or self._make(key)
+        key = tuple(parts), tuple(unusable)
+        return self._known.get(key) or self._make(*key)
 
-    def _make(self, key: tuple[tuple[str, str, int | None], ...]) -> Plan:
-        dimensions = self._policy.dimensions
+    def _make(self, parts: tuple[_Part, ...], unusable: tuple[str, ...]) -> Plan:
+        policy = self._policy
         budgets = [
-            Budget.of(BudgetKey(name, identifier), dimensions[name], limit) for name, identifier, limit in key
+            Budget.of(BudgetKey(name, identifier), policy.dimensions[name], limit, policy.enforce)
+            for name, identifier, limit in parts
         ]
-        plan = Plan.of(self._policy.name, budgets)
+        plan = Plan.of(policy.name, budgets)
+        if policy.enforce:
+            plan = plan._replace(ceilings=self._ceilings)
+        else:
+            plan = plan._replace(watched=self._ceilings, enforces=False, observes=True, unusable=unusable)
         with self._lock:
             while len(self._known) >= _REMEMBERED:
                 del self._known[next(iter(self._known))]
-            self._known[key] = plan
+            self._known[parts, unusable] = plan
         return plan
 
     def check(self, names: Collection[str]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import threading
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ._entry import Entry, Label
 from ._flow import Flow, Step
 from ._keeper import Keeper
+from ._learned import Learned
 from ._scope import Caller, caller
 from ._waiting import Queue
 from ._webhooks import Webhooks
@@ -18,10 +20,10 @@ from .budget import BudgetState, Hold, Mark, Reservation, Settlement
 from .errors import BackendError
 from .policy import ActionKind
 from .telemetry.record import CallHook, CallRecord
-from .usage import TokenUsage
 
 if TYPE_CHECKING:
-    from ._plan import Degrade, Plan
+    from ._degrade import Degrade
+    from ._plan import Plan
     from ._plans import Plans
     from ._session import CallSession
     from .backends.protocol import Backend
@@ -46,8 +48,6 @@ class Runtime:
         lease: float = 60.0,
         wait: float = 0.0,
         on_backend_error: str = "block",
-        max_output_tokens: int = 4_096,
-        min_output_tokens: int | None = None,
         ledger: bool = True,
     ) -> None:
         self.plans = plans
@@ -57,8 +57,6 @@ class Runtime:
         self.wait = wait
         """Seconds a call waits for the holds of others."""
         self.on_backend_error = on_backend_error
-        self.max_output_tokens = max_output_tokens
-        self.min_output_tokens = min_output_tokens
         self.queue = Queue()
         self.async_backend = backend.as_async()
         self.ledger = (
@@ -70,12 +68,13 @@ class Runtime:
         self.keeper = Keeper(self)
         self.webhooks = Webhooks()
         self.hooks: list[CallHook] = []
+        self.learned = Learned()
         self.pending: dict[str, CallSession] = {}
         """Calls whose reply was a ticket, by the provider's id of it."""
+        self.would_have: Counter[ActionKind] = Counter()
+        """How often each action of what is only observed would have been due."""
+        self._counting = threading.Lock()
         self._metrics = metrics
-        self._outputs: dict[str, tuple[int, int]] = {}
-        self._histories: OrderedDict[str, int] = OrderedDict()
-        self._overruns: dict[str, tuple[float, float]] = {}
         self._warned: set[str] = set()
         self._labels: dict[tuple[object, ...], str] = {}
 
@@ -164,53 +163,6 @@ class Runtime:
         for lost in self.backend.renew(ids, self.lease):
             self.warn_once(f"reservation {lost} was no longer held; the call goes on and is settled in full")
 
-    def expected_output(self, model: str, cap: int | None) -> int:
-        """Return the mean output seen so far for this model, at most `cap`; 0 when none was seen."""
-        calls, tokens = self._outputs.get(model, (0, 0))
-        mean = -(-tokens // calls) if calls else 0
-        return mean if cap is None else min(mean, cap)
-
-    def history_size(self, name: str | None) -> int:
-        """Return the last known size of a history the provider holds; 0 when it was not seen here."""
-        return self._histories.get(name, 0) if name else 0
-
-    def overruns(self, model: str) -> tuple[float, float]:
-        """Return how far prompts and outputs of this model have gone over what was bounded; 1.0: never."""
-        return self._overruns.get(model, (1.0, 1.0))
-
-    def learn(self, session: CallSession, held: int) -> None:
-        """Remember what a reported usage says about the model and about the history it ends."""
-        usage = session.tally.usage
-        if usage is None:
-            return
-        calls, tokens = self._outputs.get(session.model, (0, 0))
-        self._outputs[session.model] = (calls + 1, tokens + usage.output_tokens)
-        for name in (session.tally.reply_id, session.endpoint.dialect.history(session.body)):
-            if name:
-                self._histories[name] = usage.total
-        if usage.total > held and session.plan.strict:
-            self._learn_overrun(session, usage, held)
-        while len(self._histories) > _REMEMBERED:
-            self._histories.popitem(last=False)
-
-    def _learn_overrun(self, session: CallSession, usage: TokenUsage, held: int) -> None:
-        """Say that a strict hold was passed, and hold more for this model from now on."""
-        prompt, output = self.overruns(session.model)
-        bound = max(1, session.bound)
-        room = max(1, held - bound)
-        self._overruns[session.model] = (
-            max(prompt, prompt * usage.input_tokens / bound),
-            max(output, output * usage.output_tokens / room),
-        )
-        log.error(
-            "strict budget passed: %s took %d tokens (%d in, %d out), held were %d; more is held from now on",
-            session.model,
-            usage.total,
-            usage.input_tokens,
-            usage.output_tokens,
-            held,
-        )
-
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
@@ -235,6 +187,11 @@ class Runtime:
         """Note that an action was carried out."""
         if self._metrics is not None:
             self._metrics.fired(kind, dimension)
+
+    def count_would_have(self, kind: ActionKind) -> None:
+        """Note that an action would have been due, had the policy been enforced."""
+        with self._counting:
+            self.would_have[kind] += 1
 
     def note_degraded(self, due: Degrade) -> None:
         """Note that a call is sent to a cheaper model."""

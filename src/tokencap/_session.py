@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from . import _actions
 from ._admission import admit
+from ._changes import changes_of
 from ._entry import Entry, entry_of
 from ._flow import Flow, Step
-from ._plan import Degrade, degraded
+from ._observe import passed
 from ._waiting import enter
 from .budget import Reservation, Settlement
 from .errors import BackendError
 from .providers import UNLISTED
 from .providers.measure import estimate_text
-from .telemetry.record import CallRecord
+from .telemetry.record import CallRecord, WouldHave
 
 if TYPE_CHECKING:
     from ._runtime import Runtime
@@ -67,6 +68,7 @@ class CallSession:
         self.plan = runtime.plans.of(who.identifiers)
         """As it was when the call began, to its settlement."""
         self.tags = who.tags
+        self.would_have: tuple[WouldHave, ...] = ()
         self.provider = provider
         self.endpoint = endpoint
         self.body = body
@@ -103,7 +105,7 @@ class CallSession:
         try:
             admission = yield from admit(self)
         except BackendError as error:
-            if runtime.on_backend_error == "block":
+            if runtime.on_backend_error == "block" and self.plan.enforces:
                 runtime.keeper.disown(self.plan, self.id)
                 raise
             # Not disowned: settling under the same id ends a hold that was made after all.
@@ -114,16 +116,12 @@ class CallSession:
             return {}
         self.estimate, self.bound = admission.estimate, admission.bound
         self._reservation = admission.reservation
-        self._held = max([hold.amount for hold in admission.reservation.holds])
+        self._held = max([hold.amount for hold in admission.reservation.holds], default=0)
         self._open.append(os.getpid())
         runtime.keeper.watch(self)
         if runtime.wait:
             enter(self)
-        changes = self._degrade(admission.states)
-        cap = admission.output_cap
-        if cap is not None and cap != self.endpoint.dialect.output_cap(self.body):
-            changes.update(self.endpoint.dialect.cap_output(self.body, cap))
-        return changes
+        return changes_of(self, admission)
 
     def count(self, past: int) -> Flow[int | None]:
         """Count the prompt, with `past` tokens of history; None where there is nothing to count with."""
@@ -139,21 +137,6 @@ class CallSession:
             self.runtime.note(self._record(Ending.BLOCKED, 0))
         if self.runtime.ledger:
             yield from self.runtime.record(self._entry(Ending.BLOCKED, 0))
-
-    def _degrade(self, states: Any) -> dict[str, Any]:
-        if not (self.plan.degrades and self.endpoint.generates):
-            return {}
-        if not self.endpoint.dialect.takes_model(self.body):
-            return {}
-        due = degraded(self.plan, states, self.estimate, self.provider, self.model)
-        if isinstance(due, Degrade):
-            self.runtime.note_degraded(due)
-            if due.model != self.model:
-                self.model = due.model
-                return {"model": due.model}
-        elif due is not None:
-            self.runtime.warn_once(due)
-        return {}
 
     def drop(self) -> None:
         """Settle soon, in another thread. Safe in a finalizer."""
@@ -201,18 +184,23 @@ class CallSession:
         reservation = self._reservation
         assert reservation is not None
         marks = self.plan.marks if tokens else ()
-        runtime.learn(self, self._held)
-        if runtime.observed:
+        runtime.learned.learn(self, self._held)
+        # What would have been warned is known only once it is settled.
+        if runtime.observed and not self.plan.observes:
             runtime.note(self._record(ending, tokens))
         entry = self._entry(ending, tokens) if runtime.ledger else None
         try:
             settlement: Settlement = yield runtime.settle(reservation, tokens, marks, entry)
+            if self.plan.observes:
+                passed(self, settlement.states, tokens)
         except BackendError:
             # The reply was paid for and goes to the caller; the settlement is kept and tried again.
             runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
             return
         finally:
             runtime.queue.wake()
+            if runtime.observed and self.plan.observes:
+                runtime.note(self._record(ending, tokens))
         runtime.observe_states(settlement.states)
         if settlement.passed:
             yield from _actions.fire_passed(runtime, self.plan, settlement)
@@ -247,4 +235,5 @@ class CallSession:
             ending=ending.value,
             identifiers=self.plan.identifiers,
             tags=self.tags,
+            would_have=self.would_have,
         )

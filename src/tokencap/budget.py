@@ -170,6 +170,7 @@ class CheckResult:
                 text += f", {state.reserved:,} held by {calls} in flight"
             parts.append(text)
         if self.reason:
-            return f"{self.reason} ({', '.join(self.violated)}); the call was not sent"
+            where = f" ({', '.join(self.violated)})" if self.violated else ""
+            return f"{self.reason}{where}; the call was not sent"
         why = "budget contended" if self.contended else "budget exceeded"
         return f"{why} ({'; '.join(parts)}); this call needs about {self.need:,} tokens and was not sent"

@@ -102,8 +102,6 @@ class Guard:
             lease=float(lease_seconds),
             wait=float(wait),
             on_backend_error=on_backend_error,
-            max_output_tokens=policy.max_output_tokens,
-            min_output_tokens=policy.min_output_tokens,
             ledger=ledger,
         )
         self._closed = False
@@ -208,7 +206,7 @@ class Guard:
         """
         self._check_open()
         plan = self.runtime.plan_here()
-        return build_status(plan, run(self.runtime.states(plan)))
+        return build_status(plan, run(self.runtime.states(plan)), self.runtime.would_have)
 
     def scope(
         self, identifiers: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
@@ -340,6 +338,8 @@ class Guard:
         if policy.limit is None:
             return "(no limit set)"
         blocks = "" if policy.block_at is not None else " (no BLOCK action: never blocked)"
+        if not self.policy.enforce:
+            blocks = " (observe only)"
         limit = policy.limit
         if callable(limit):
             return f"limit=(by function){blocks}"

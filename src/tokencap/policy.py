@@ -277,11 +277,17 @@ class Policy:
 
     dimensions: Mapping[str, DimensionPolicy]
     name: str = "default"
-    max_output_tokens: int = 4_096
-    """The output cap written into calls that state none, under a strict dimension."""
+    max_output_tokens: int | None = None
+    """The most output one call may ask for, all choices together: its cap is lowered to this, and written
+    where it states none. By default only calls under a strict dimension that state none get one: 4,096."""
     min_output_tokens: int | None = None
     """The least a strict dimension may clamp an output cap to. By default half of the cap, or less where the
     model is known to answer in less."""
+    max_prompt_tokens: int | None = None
+    """The longest prompt one call may have, as counted or estimated beforehand. A longer one is refused."""
+    enforce: bool = True
+    """False: calls are counted, and what would have been warned, degraded and blocked is reported
+    (`would_have` of `CallRecord` and `StatusResponse`); nothing is done, no call is changed or refused."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.dimensions, Mapping) or not self.dimensions:
@@ -296,9 +302,9 @@ class Policy:
                     f"the policy of {dimension!r} is {policy!r}; it must be a DimensionPolicy"
                 )
         object.__setattr__(self, "dimensions", dict(self.dimensions))
-        check_count(self.max_output_tokens, "max_output_tokens")
-        if self.min_output_tokens is not None:
-            check_count(self.min_output_tokens, "min_output_tokens")
+        for name in ("max_prompt_tokens", "max_output_tokens", "min_output_tokens"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name)
         if not isinstance(self.name, str) or not self.name:
             raise ConfigurationError(f"the name of a Policy is {self.name!r}; it must be a non-empty string")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from .budget import BudgetState, share_ceil
 
 if TYPE_CHECKING:
     from ._plan import Plan
+    from .policy import ActionKind
 
 __all__ = ["StatusResponse", "ThresholdInfo", "build_status"]
 
@@ -36,9 +37,13 @@ class StatusResponse:
     active_policy: str
     next_threshold: ThresholdInfo | None
     """The one with the fewest tokens to go; None when all are behind."""
+    would_have: dict[str, int] = field(default_factory=dict)
+    """By kind of action, how often it would have been due, had an observed policy been enforced."""
 
 
-def build_status(plan: Plan, states: Sequence[BudgetState]) -> StatusResponse:
+def build_status(
+    plan: Plan, states: Sequence[BudgetState], would_have: Mapping[ActionKind, int] | None = None
+) -> StatusResponse:
     """Return the status of a plan whose budgets are in these states."""
     ahead: list[tuple[int, int, ThresholdInfo]] = []
     for budget, state in zip(plan.budgets, states):
@@ -53,4 +58,5 @@ def build_status(plan: Plan, states: Sequence[BudgetState]) -> StatusResponse:
         dimensions={state.key.dimension: state for state in states},
         active_policy=plan.name,
         next_threshold=min(ahead)[2] if ahead else None,
+        would_have={kind.value: count for kind, count in dict(would_have or {}).items()},
     )

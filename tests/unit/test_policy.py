@@ -19,7 +19,8 @@ from tokencap import (
     Threshold,
     TokencapError,
 )
-from tokencap._plan import Plan, cheaper, degraded
+from tokencap._degrade import cheaper, degraded
+from tokencap._plan import Plan
 from tokencap._plans import Plans
 from tokencap.budget import UNLIMITED, BudgetKey, BudgetState
 

@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Callable, NamedTuple
 
+from ..policy import ActionKind
 from ..usage import TokenUsage
 
-__all__ = ["CallHook", "CallRecord"]
+__all__ = ["CallHook", "CallRecord", "WouldHave"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class WouldHave(NamedTuple):
+    """An action that was not carried out, because its policy is only observed (`enforce=False`)."""
+
+    kind: ActionKind
+    dimension: str
+    """Empty for what the policy says of every call."""
+    at_pct: float | None
+    """The threshold; None for a refusal that is not for want of tokens."""
 
 
 class CallRecord(NamedTuple):
@@ -38,6 +49,8 @@ class CallRecord(NamedTuple):
     """Whose budgets it counts on, by dimension."""
     tags: Mapping[str, str] = _NONE
     """What the scopes it was made in say of it."""
+    would_have: tuple[WouldHave, ...] = ()
+    """What an observed policy would have done about it."""
 
 
 CallHook = Callable[[CallRecord], None]
