@@ -24,6 +24,7 @@ LONGER = {
     "policy.py": "four nouns and every message about them, read together",
     "providers/openai.py": "one table of rows with the dialects they name",
     "backends/memory.py": "one store, whole",
+    "backends/redis.py": "every verb of a store, and how it is reached",
     "backends/sqlite.py": "one store in its two flavours",
     "backends/_sqlite_books.py": "the statements of one schema, read together",
     "backends/_redis_scripts.py": "how every verb is spelled for the scripts, read together",
