@@ -277,6 +277,15 @@ def test_the_stated_minimum_decides_between_clamping_and_refusing(
         check_books(guard, loopback)
 
 
+def test_a_small_budget_serves_a_call_that_states_no_cap(store: Store, loopback: LoopbackProvider) -> None:
+    with strict(400, store) as guard, Watch(guard, store), guard.wrap(openai.OpenAI()) as wrapped:
+        prompt = [{"role": "user", "content": "[[output=2000]]"}]
+        reply = wrapped.chat.completions.create(model="gpt-4o", messages=prompt)
+        assert reply.choices[0].finish_reason == "length"
+        assert reply.usage.completion_tokens >= 256
+        check_books(guard, loopback)
+
+
 @pytest.mark.parametrize(
     ("model", "stated", "field"),
     [

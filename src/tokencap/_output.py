@@ -40,6 +40,7 @@ def ceiling_of(session: CallSession) -> int | None:
 def output_of(session: CallSession, cap: int | None, ratio: float) -> Output:
     """Return the output of a call of this cap under a strict budget, and the least it may be clamped to."""
     runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
+    unstated = cap is None
     if cap is None:
         cap = _UNSTATED
     if not dialect.cap_fields:
@@ -48,7 +49,8 @@ def output_of(session: CallSession, cap: int | None, ratio: float) -> Output:
     if least is None:
         mean = runtime.learned.expected_output(session.model, None)
         least = -(-cap // 2)
-        if mean:
+        # Nobody asked for the cap of a call that states none, so less of it is no loss.
+        if mean or unstated:
             least = min(least, max(_LEAST, 2 * mean))
     least = min(cap, max(least, dialect.least_output(body)))
     return Output(dialect.choices(body), cap, least, ratio)

@@ -282,7 +282,7 @@ class Policy:
     where it states none. By default only calls under a strict dimension that state none get one: 4,096."""
     min_output_tokens: int | None = None
     """The least a strict dimension may clamp an output cap to. By default half of the cap, or less where the
-    model is known to answer in less."""
+    model is known to answer in less; 256 of a cap that nobody stated."""
     max_prompt_tokens: int | None = None
     """The longest prompt one call may have, as counted or estimated beforehand. A longer one is refused."""
     enforce: bool = True
