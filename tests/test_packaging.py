@@ -201,7 +201,7 @@ LAYERS = [
     ),
     ("_call",),
     ("clients",),
-    ("guard",),
+    ("guard", "_coverage"),
     ("_default",),
     ("cli",),
 ]

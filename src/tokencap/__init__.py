@@ -12,6 +12,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from ._call import Call
+    from ._coverage import Coverage, CoverageRow, CoverageStatus, coverage
     from ._default import get_status, init, patch, scope, teardown, unpatch, wrap
     from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
     from .budget import BudgetKey, BudgetState, CheckResult
@@ -33,6 +34,9 @@ __all__ = [
     "CallRecord",
     "CheckResult",
     "ConfigurationError",
+    "Coverage",
+    "CoverageRow",
+    "CoverageStatus",
     "DimensionPolicy",
     "Guard",
     "GuardedAnthropic",
@@ -48,6 +52,7 @@ __all__ = [
     "TokenUsage",
     "TokencapError",
     "__version__",
+    "coverage",
     "get_status",
     "init",
     "patch",
@@ -69,6 +74,7 @@ _HOMES = (
     "_call",
     "guard",
     "_default",
+    "_coverage",
 )
 
 if not TYPE_CHECKING:  # or a misspelt name would have a type

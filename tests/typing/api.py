@@ -24,6 +24,9 @@ from tokencap import (
     Call,
     CallRecord,
     CheckResult,
+    Coverage,
+    CoverageRow,
+    CoverageStatus,
     DimensionPolicy,
     Guard,
     GuardedAnthropic,
@@ -184,3 +187,13 @@ async def by_hand_async() -> None:
     async with guard.call(provider="litellm", model="m", estimate="a prompt") as call:
         assert_type(call, Call)
         assert_type(call.settle(5), None)
+
+
+def report() -> None:
+    found = tokencap.coverage()
+    assert_type(found, Coverage)
+    assert_type(found.sdks, Mapping[str, str])
+    assert_type(found.rows, tuple[CoverageRow, ...])
+    assert_type(found.rows[0].status, CoverageStatus)
+    assert_type(found.rows[0].methods, tuple[str, ...])
+    assert_type(found.rows[0].calls, int)

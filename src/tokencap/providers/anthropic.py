@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, Tally, count_of, get
+from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, get
 from .measure import Size
 
-__all__ = ["ENDPOINTS", "FREE"]
+__all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 
 
 class MessagesTally(Tally):
@@ -134,3 +134,33 @@ FREE = (
     "/v1/dreams/{}/archive",
 )
 """POST paths that cost nothing by themselves, though their replies may hold counts of other calls."""
+
+MANAGED = (
+    "/v1/agents",
+    "/v1/deployments",
+    "/v1/environments",
+    "/v1/files",
+    "/v1/memory_stores",
+    "/v1/organizations",
+    "/v1/sessions",
+    "/v1/skills",
+    "/v1/tunnels",
+    "/v1/user_profiles",
+    "/v1/vaults",
+)
+"""What is stored and configured: a POST to one of these, or below it, asks no model anything."""
+
+NOT_SEEN = (
+    NotSeen(
+        "/v1/messages/batches", "spent when the batch runs; each line of batches.results() has its usage"
+    ),
+    NotSeen("/v1/sessions", "the agent runs at the provider; sessions.retrieve(id).usage has the sum"),
+    NotSeen(
+        "/v1/sessions/{}/events", "the agent goes on at the provider; sessions.retrieve(id).usage has the sum"
+    ),
+    NotSeen(
+        "/v1/deployments/{}/run", "starts a session at the provider; sessions.retrieve(id).usage has the sum"
+    ),
+    NotSeen("/v1/dreams", "runs at the provider; dreams.retrieve(id).usage has the sum"),
+)
+"""What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""

@@ -14,7 +14,17 @@ from typing import Any, Callable, NamedTuple
 from ..usage import TokenUsage
 from .measure import Size, measure, text_size
 
-__all__ = ["Dialect", "Endpoint", "Tally", "count_of", "fields_of", "get", "path_pattern", "stated"]
+__all__ = [
+    "Dialect",
+    "Endpoint",
+    "NotSeen",
+    "Tally",
+    "count_of",
+    "fields_of",
+    "get",
+    "path_pattern",
+    "stated",
+]
 
 
 def get(payload: Any, name: str) -> Any:
@@ -222,6 +232,14 @@ class Endpoint(NamedTuple):
             path_pattern(self.path).search(path.split("?", 1)[0].rstrip("/")) if "{" in self.path else None
         )
         return {**body, **found.groupdict()} if found and found.groupdict() else body
+
+
+class NotSeen(NamedTuple):
+    """Something that spends tokens where no row catches it: a path whose work is done later, a websocket."""
+
+    name: str
+    """A path, with `{}` for one segment; or a method as from a client, `realtime.connect`."""
+    why: str
 
 
 @cache

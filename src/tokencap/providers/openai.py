@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..policy import Provider
-from .dialect import Dialect, Endpoint, Tally, fields_of, get, stated
+from .dialect import Dialect, Endpoint, NotSeen, Tally, fields_of, get, stated
 from .measure import Size
 from .models import home_of
 
-__all__ = ["ENDPOINTS", "FREE"]
+__all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 
 
 class ChatTally(Tally):
@@ -303,3 +303,67 @@ FREE = (
     "/agents/sessions/{}/events",
 )
 """POST paths that cost no tokens by themselves, though their replies may hold counts of other calls."""
+
+MANAGED = (
+    "/agents",
+    "/assistants",
+    "/audio/voice_consents",
+    "/audio/voices",
+    "/chatkit/sessions",
+    "/containers",
+    "/content_provenance_checks",
+    "/conversations",
+    "/evals",
+    "/files",
+    "/fine_tuning",
+    "/live/sessions/{}/accept",
+    "/live/sessions/{}/hangup",
+    "/live/sessions/{}/refer",
+    "/live/sessions/{}/reject",
+    "/organization",
+    "/projects",
+    "/realtime/calls/{}/accept",
+    "/realtime/calls/{}/hangup",
+    "/realtime/calls/{}/refer",
+    "/realtime/calls/{}/reject",
+    "/realtime/client_secrets",
+    "/realtime/sessions",
+    "/realtime/transcription_sessions",
+    "/realtime/translations/client_secrets",
+    "/skills",
+    "/threads",
+    "/uploads",
+    "/vaults",
+    "/vector_stores",
+    "/videos",
+    "/webhook_endpoints",
+)
+"""What is stored, configured or made without tokens: a POST to one of these, or below it, takes none."""
+
+_SOCKET = "a websocket; its events hold the usage"
+
+NOT_SEEN = (
+    NotSeen("responses.connect", _SOCKET),
+    NotSeen("beta.responses.connect", _SOCKET),
+    NotSeen("realtime.connect", _SOCKET),
+    NotSeen("realtime.translations.connect", _SOCKET),
+    NotSeen("beta.realtime.connect", _SOCKET),
+    NotSeen("live.connect", _SOCKET),
+    NotSeen("live.forks.connect", _SOCKET),
+    NotSeen("live.sideband.connect", _SOCKET),
+    NotSeen("/realtime/calls", "the call goes on over WebRTC; its events hold the usage"),
+    NotSeen("/live/sessions", "the session goes on over WebRTC; its events hold the usage"),
+    NotSeen("/live/sessions/{}/fork", "the session goes on over WebRTC; its events hold the usage"),
+    NotSeen("/batches", "spent when the batch runs; batches.retrieve(id).usage has the sum"),
+    NotSeen("/agents/sessions", "the agent runs at the provider; the usage of its turns is on them"),
+    NotSeen(
+        "/agents/sessions/{}/events", "the agent goes on at the provider; the usage of its turns is on them"
+    ),
+    NotSeen("/agents/automations/{}/invocations", "starts an agent at the provider"),
+    NotSeen("/evals/{}/runs", "runs at the provider; evals.runs.retrieve() has the usage by model"),
+    NotSeen("/fine_tuning/jobs", "trains at the provider; jobs.retrieve(id).trained_tokens has the sum"),
+    NotSeen(
+        "/fine_tuning/alpha/graders/run", "the reply has the usage of the grading model under another name"
+    ),
+)
+"""What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""
