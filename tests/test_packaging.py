@@ -196,6 +196,7 @@ LAYERS = [
         "_learned",
         "_runtime",
         "_session",
+        "_tree",
         "_waiting",
         "_webhooks",
     ),

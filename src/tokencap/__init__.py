@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .errors import BackendError, BudgetExceededError, ConfigurationError, TokencapError
     from .guard import Guard
     from .policy import Action, ActionKind, DimensionPolicy, Policy, Provider, ResetPeriod, Threshold
-    from .status import StatusResponse, ThresholdInfo
-    from .telemetry.record import CallRecord
+    from .status import ChildStatus, StatusResponse, ThresholdInfo
+    from .telemetry.record import CallRecord, WouldHave
     from .usage import TokenUsage
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Call",
     "CallRecord",
     "CheckResult",
+    "ChildStatus",
     "ConfigurationError",
     "Coverage",
     "CoverageRow",
@@ -51,6 +52,7 @@ __all__ = [
     "ThresholdInfo",
     "TokenUsage",
     "TokencapError",
+    "WouldHave",
     "__version__",
     "coverage",
     "get_status",

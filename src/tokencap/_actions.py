@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from ._flow import Flow, Step
 from .budget import BudgetState, CheckResult, Mark, Settlement
 from .policy import Action, ActionKind
-from .status import StatusResponse, build_status
+from .status import StatusResponse
 
 if TYPE_CHECKING:
     from ._plan import Plan
@@ -154,7 +154,7 @@ def fire_refused(runtime: Runtime, plan: Plan, check: CheckResult) -> Flow[None]
 def _fire(runtime: Runtime, plan: Plan, passed: Sequence[Mark], states: Sequence[BudgetState]) -> Flow[None]:
     if not passed:
         return
-    status = build_status(plan, states)
+    status = runtime.status(plan, states)
     by_key = {state.key: state for state in states}
     for mark in sorted(passed, key=lambda mark: mark.at_pct):
         for action in plan.budget_of(mark.key).actions_at(mark.at_pct):

@@ -19,7 +19,7 @@ from .clients.family import family_of
 from .clients.patching import Patch
 from .errors import ConfigurationError
 from .guard import Guard
-from .policy import Policy, Provider
+from .policy import Policy, Provider, resolve_policy
 from .status import StatusResponse
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class _Process:
 
     def take(self, limit: int | None, policy: Policy | None, strict: bool, wait: float, caller: str) -> Guard:
         """Return the Guard for a call of wrap() or patch(), made from its arguments if there is none."""
-        asked = _policy(limit, policy, strict)
+        asked = resolve_policy(limit, policy, strict)
         if self.guard is None or self.guard.closed:
             self.guard, self.taken, self.quiet = Guard(asked, wait=wait), False, False
         elif self.taken or limit is not None or policy is not None:
@@ -86,22 +86,6 @@ class _Process:
 
 
 _process = _Process()
-
-
-def _policy(limit: int | None, policy: Policy | None, strict: bool = False) -> Policy:
-    if limit is not None and policy is not None:
-        raise ConfigurationError("limit= and policy= are mutually exclusive: put the limit into the policy")
-    if strict and limit is None:
-        raise ConfigurationError(
-            "strict=True goes with limit=; in a policy, say DimensionPolicy(strict=True)"
-        )
-    if limit is not None:
-        return Policy.blocking(limit, strict)
-    if policy is None:
-        return Policy.tracking()
-    if not isinstance(policy, Policy):
-        raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
-    return policy
 
 
 @overload
@@ -241,7 +225,7 @@ def init(
         if _process.guard is not None and not _process.guard.closed:
             raise ConfigurationError("a Guard is active already; call tokencap.teardown() before init()")
         _process.guard = Guard(
-            _policy(None, policy),
+            resolve_policy(None, policy),
             identifiers,
             backend,
             otel_enabled,
@@ -271,7 +255,7 @@ def patch(
     with _process.lock:
         if _process.patch is not None:
             raise ConfigurationError("patch() is active already; call tokencap.unpatch() first")
-        _policy(limit, policy, strict)
+        resolve_policy(limit, policy, strict)
         prepared = Patch.prepare(providers, _process.current)
         guard = _process.take(limit, policy, strict, wait, "tokencap.patch()")
         prepared.apply()

@@ -133,6 +133,14 @@ class Keeper(ForkAware):
                 self._kept.appendleft(kept)
                 raise
 
+    def close_calls(self, runtime: Runtime) -> None:
+        """End the calls of a child that are still open, at what is known of them."""
+        from ._session import Ending
+
+        for session in list(self._live.values()):
+            if runtime in session.runtime.lineage():
+                run(session.settle(Ending.CUT, final=True))
+
     def close(self) -> None:
         """End every call still open at what is known of it, and the thread."""
         thread, self._thread = self._thread, None

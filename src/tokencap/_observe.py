@@ -68,7 +68,7 @@ def note(session: CallSession, found: Sequence[WouldHave]) -> None:
     """Keep these for the record of the call, count them, and say each of them once."""
     session.would_have += tuple(found)
     for one in found:
-        session.runtime.count_would_have(one.kind)
+        session.runtime.branch.count_would_have(one.kind)
         where = "the policy" if not one.dimension else f"{one.dimension}={_identifier(session, one)}"
         at = "" if one.at_pct is None else f" at {one.at_pct:.0%}"
         session.runtime.warn_once(f"observe only: {one.kind} of {where}{at} would have been due")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from threading import Lock
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from ._plan import Budget, Ceilings, Plan
@@ -23,16 +22,21 @@ class _Part(NamedTuple):
 
 
 class Plans:
-    """Finds the plan of a call by who makes it; `identifiers` are for those who do not say."""
+    """Finds the plan of a call by who makes it; `identifiers` are for those who do not say.
 
-    def __init__(self, policy: Policy, identifiers: Mapping[str, str]) -> None:
-        self._policy = policy
-        self._identifiers = identifiers
-        self._ceilings = Ceilings(
-            policy.max_prompt_tokens, policy.max_output_tokens, policy.min_output_tokens
-        )
+    The plans of a child have the dimensions of the Guards around it too, each under its own policy.
+    """
+
+    def __init__(self, policy: Policy, identifiers: Mapping[str, str], outer: Plans | None = None) -> None:
+        self.identifiers = identifiers
+        self._policies: tuple[Policy, ...] = (*(outer._policies if outer else ()), policy)
+        self.dimensions = {
+            name: (one, level.enforce) for level in self._policies for name, one in level.dimensions.items()
+        }
+        """Each with whether it is enforced."""
+        self._ceilings = _ceilings(level for level in self._policies if level.enforce)
+        self._watched = _ceilings(level for level in self._policies if not level.enforce)
         self._known: dict[tuple[tuple[_Part, ...], tuple[str, ...]], Plan] = {}
-        self._lock = Lock()
 
     def of(self, identifiers: Mapping[str, str], known_only: bool = False) -> Plan:
         """Return the plan for these identifiers.
@@ -43,8 +47,8 @@ class Plans:
         if identifiers:
             self.check(identifiers)
         parts, unusable = [], []
-        for name, policy in self._policy.dimensions.items():
-            identifier = identifiers.get(name) or self._identifiers.get(name)
+        for name, (policy, enforce) in self.dimensions.items():
+            identifier = identifiers.get(name) or self.identifiers.get(name)
             try:
                 if identifier is None:
                     raise ConfigurationError(
@@ -53,7 +57,7 @@ class Plans:
                     )
                 parts.append(_Part(name, identifier, policy.limit_for(identifier)))
             except ConfigurationError:
-                if self._policy.enforce and not known_only:
+                if enforce and not known_only:
                     raise
                 unusable.append(name)
         # By the limits too, which a function may change from call to call.
@@ -61,27 +65,36 @@ class Plans:
         return self._known.get(key) or self._make(*key)
 
     def _make(self, parts: tuple[_Part, ...], unusable: tuple[str, ...]) -> Plan:
-        policy = self._policy
-        budgets = [
-            Budget.of(BudgetKey(name, identifier), policy.dimensions[name], limit, policy.enforce)
-            for name, identifier, limit in parts
-        ]
-        plan = Plan.of(policy.name, budgets)
-        if policy.enforce:
-            plan = plan._replace(ceilings=self._ceilings)
-        else:
-            plan = plan._replace(watched=self._ceilings, enforces=False, observes=True, unusable=unusable)
-        with self._lock:
-            while len(self._known) >= _REMEMBERED:
-                del self._known[next(iter(self._known))]
-            self._known[parts, unusable] = plan
+        budgets = []
+        for name, identifier, limit in parts:
+            policy, enforce = self.dimensions[name]
+            budgets.append(Budget.of(BudgetKey(name, identifier), policy, limit, enforce))
+        plan = Plan.of(self._policies[-1].name, budgets)._replace(
+            ceilings=self._ceilings,
+            watched=self._watched,
+            enforces=any(level.enforce for level in self._policies),
+            observes=not all(level.enforce for level in self._policies),
+            unusable=unusable,
+        )
+        if len(self._known) >= _REMEMBERED:
+            self._known = {}
+        self._known[parts, unusable] = plan
         return plan
 
     def check(self, names: Collection[str]) -> None:
         """Raise `ConfigurationError` for a dimension that is not in the policy."""
-        unknown = [name for name in names if name not in self._policy.dimensions]
+        unknown = [name for name in names if name not in self.dimensions]
         if unknown:
             raise ConfigurationError(
                 f"identifiers names {', '.join(map(repr, unknown))}, which the policy does not; "
-                f"its dimensions are {', '.join(map(repr, self._policy.dimensions))}"
+                f"its dimensions are {', '.join(map(repr, self.dimensions))}"
             )
+
+
+def _ceilings(policies: Iterable[Policy]) -> Ceilings:
+    """Return what all of these policies leave to one call."""
+    left = Ceilings()
+    for policy in policies:
+        own = Ceilings(policy.max_prompt_tokens, policy.max_output_tokens, policy.min_output_tokens)
+        left = own.within(left)
+    return left

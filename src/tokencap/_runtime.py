@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import threading
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._entry import Entry, Label
 from ._flow import Flow, Step
 from ._keeper import Keeper
 from ._learned import Learned
-from ._scope import Caller, caller
+from ._scope import Caller, caller, owners
+from ._tree import Branch
 from ._waiting import Queue
 from ._webhooks import Webhooks
 from .backends.protocol import AsyncLedgerBackend, LedgerBackend
 from .budget import BudgetState, Hold, Mark, Reservation, Settlement
-from .errors import BackendError
+from .errors import BackendError, ConfigurationError
 from .policy import ActionKind
+from .status import StatusResponse, build_status
 from .telemetry.record import CallHook, CallRecord
 
 if TYPE_CHECKING:
@@ -68,15 +69,40 @@ class Runtime:
         self.keeper = Keeper(self)
         self.webhooks = Webhooks()
         self.hooks: list[CallHook] = []
+        self.tags: Mapping[str, str] = {}
+        """Tags of the scopes a child was made in."""
+        self.parent: Runtime | None = None
+        self.branch = Branch()
+        self.closed = False
         self.learned = Learned()
         self.pending: dict[str, CallSession] = {}
         """Calls whose reply was a ticket, by the provider's id of it."""
-        self.would_have: Counter[ActionKind] = Counter()
-        """How often each action of what is only observed would have been due."""
-        self._counting = threading.Lock()
         self._metrics = metrics
         self._warned: set[str] = set()
         self._labels: dict[tuple[object, ...], str] = {}
+
+    def sprout(self, name: str, plans: Plans, tags: Mapping[str, str]) -> Runtime:
+        """Return the runtime of a child: with the store, the keeper and all that is known in common."""
+        child = copy.copy(self)
+        child.plans, child.tags, child.parent = plans, tags, self
+        child.hooks, child.branch = [], Branch(self.branch, name)
+        return child
+
+    def lineage(self) -> Iterator[Runtime]:
+        """Iterate this runtime and those around it."""
+        runtime: Runtime | None = self
+        while runtime is not None:
+            yield runtime
+            runtime = runtime.parent
+
+    def here(self) -> Runtime:
+        """Return the runtime that makes a call asked of this one: of a child, inside its scope."""
+        for owner in owners():
+            if owner is not self and isinstance(owner, Runtime) and self in owner.lineage():
+                if owner.closed:
+                    raise ConfigurationError("this scope is of a child that was closed; leave it first")
+                return owner
+        return self
 
     def reserve(self, id: str, holds: Sequence[Hold], charge: int, about: str = "") -> Step:
         """Return the step that is `Backend.reserve`; it is answered with a `Grant`."""
@@ -143,11 +169,15 @@ class Runtime:
 
     def caller(self) -> Caller:
         """Return who makes a call of this Guard, here and now."""
-        return caller(self)
+        return caller(self.lineage(), self.tags)
 
     def plan_here(self) -> Plan:
         """Return what is known of the plan of a call made here and now."""
         return self.plans.of(self.caller().identifiers, known_only=True)
+
+    def status(self, plan: Plan, states: Sequence[BudgetState]) -> StatusResponse:
+        """Return the status of a plan whose budgets are in these states."""
+        return build_status(plan, states, self.branch.totals())
 
     def states(self, plan: Plan) -> Flow[tuple[BudgetState, ...]]:
         """`Backend.get_states` of every budget of a plan, after whatever is still to be settled."""
@@ -166,11 +196,11 @@ class Runtime:
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
-        return bool(self.hooks) or self._metrics is not None
+        return self._metrics is not None or any(runtime.hooks for runtime in self.lineage())
 
     def note(self, record: CallRecord) -> None:
         """Hand the record of an ended call to every hook; what a hook raises is logged."""
-        for hook in self.hooks:
+        for hook in [hook for runtime in self.lineage() for hook in runtime.hooks]:
             try:
                 hook(record)
             except Exception:
@@ -187,11 +217,6 @@ class Runtime:
         """Note that an action was carried out."""
         if self._metrics is not None:
             self._metrics.fired(kind, dimension)
-
-    def count_would_have(self, kind: ActionKind) -> None:
-        """Note that an action would have been due, had the policy been enforced."""
-        with self._counting:
-            self.would_have[kind] += 1
 
     def note_degraded(self, due: Degrade) -> None:
         """Note that a call is sent to a cheaper model."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, TypeVar, cast
 
 from .errors import ConfigurationError
 
-__all__ = ["Caller", "Scope", "caller", "check_pairs"]
+__all__ = ["Caller", "Scope", "caller", "check_pairs", "owners"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -163,15 +163,24 @@ class Caller(NamedTuple):
 _NOBODY = Caller({}, {})
 
 
-def caller(guard: object) -> Caller:
-    """Return who makes a call of this Guard, here and now."""
+def owners() -> list[object]:
+    """Return the Guards whose scopes were entered here, the innermost first."""
+    return [scope.owner for scope in reversed(_entered.get()) if scope.owner is not None]
+
+
+def caller(lineage: Iterable[object], tags: Mapping[str, str]) -> Caller:
+    """Return who makes a call of a Guard here and now, by the scopes of it and of those around it.
+
+    `tags` are what is said of it already.
+    """
     scopes = _entered.get()
     if not scopes:
-        return _NOBODY
+        return Caller({}, tags) if tags else _NOBODY
+    guards = list(lineage)
     identifiers: dict[str, str] = {}
-    tags: dict[str, str] = {}
+    tags = dict(tags)
     for scope in scopes:
-        if scope.owner is None or scope.owner is guard:
+        if scope.owner is None or scope.owner in guards:
             identifiers.update(scope.identifiers)
             tags.update(scope.tags)
     return Caller(identifiers, tags)

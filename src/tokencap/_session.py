@@ -63,7 +63,7 @@ class CallSession:
         body: Mapping[str, Any],
         exact: Callable[[], Step] | None = None,
     ) -> None:
-        self.runtime = runtime
+        self.runtime = runtime = runtime.here()
         who = runtime.caller()
         self.plan = runtime.plans.of(who.identifiers)
         """As it was when the call began, to its settlement."""
@@ -185,6 +185,7 @@ class CallSession:
         assert reservation is not None
         marks = self.plan.marks if tokens else ()
         runtime.learned.learn(self, self._held)
+        runtime.branch.spend(tokens)
         # What would have been warned is known only once it is settled.
         if runtime.observed and not self.plan.observes:
             runtime.note(self._record(ending, tokens))

@@ -18,14 +18,15 @@ from ._flow import run
 from ._plans import Plans
 from ._runtime import Runtime
 from ._scope import Scope, check_pairs
+from ._tree import child_of, child_policy
 from .backends.protocol import Backend
 from .backends.sqlite import SQLiteBackend
 from .budget import BudgetKey
 from .clients.family import family_of, owner_of
 from .errors import ConfigurationError
 from .ledger import open as open_ledger
-from .policy import Policy, Provider, check_count
-from .status import StatusResponse, build_status
+from .policy import Policy, Provider, check_count, resolve_policy
+from .status import StatusResponse
 from .telemetry.otel import metrics
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Guard:
             raise ConfigurationError(
                 f"on_backend_error is {on_backend_error!r}; accepted are 'block', 'allow'"
             )
+        self.name = ""
+        """Of a child: its path, `researcher/reader`."""
         self._owns_backend = backend is None
         self.backend: Backend = SQLiteBackend() if backend is None else backend
         self.runtime = Runtime(
@@ -104,6 +107,7 @@ class Guard:
             on_backend_error=on_backend_error,
             ledger=ledger,
         )
+        self._children: weakref.WeakSet[Guard] = weakref.WeakSet()
         self._closed = False
         _open_guards.add(self)
 
@@ -206,7 +210,7 @@ class Guard:
         """
         self._check_open()
         plan = self.runtime.plan_here()
-        return build_status(plan, run(self.runtime.states(plan)), self.runtime.would_have)
+        return self.runtime.status(plan, run(self.runtime.states(plan)))
 
     def scope(
         self, identifiers: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
@@ -217,6 +221,42 @@ class Guard:
         policy does not have.
         """
         return Scope(identifiers, tags, self.runtime.plans.check, self.runtime)
+
+    def child(
+        self,
+        name: str,
+        limit: int | None = None,
+        *,
+        policy: Policy | None = None,
+        identifiers: Mapping[str, str] | None = None,
+        strict: bool = False,
+    ) -> Guard:
+        """Return a Guard inside this one: its calls count on the budgets of both, in one step.
+
+        `limit` makes one dimension of its name (of its path, for a child of a child), blocked at 100 %; the
+        dimensions of a `policy` are called `name/dimension`; without either it is only counted. Whose those
+        budgets are is made up unless `identifiers` says so. A child made inside a scope stays in it, and
+        inside `with child.scope():` the calls of its parent's clients are the child's.
+        """
+        self._check_open()
+        short = policy is None
+        own = resolve_policy(limit, policy, strict)
+        outer, who = self.runtime.plans, self.runtime.caller()
+        outer.check(who.identifiers)
+        path = child_of(self.name, name)
+        named, given = child_policy(path, own, identifiers, outer.dimensions, short)
+        child = object.__new__(type(self))
+        child.name, child.policy, child.backend = path, named, self.backend
+        child.identifiers = {
+            **outer.identifiers,
+            **who.identifiers,
+            **_check_identifiers(named, given),
+        }
+        child.runtime = self.runtime.sprout(name, Plans(named, child.identifiers, outer), who.tags)
+        child._owns_backend = child._closed = False
+        child._children = weakref.WeakSet()
+        self._children.add(child)
+        return child
 
     def usage(
         self,
@@ -260,8 +300,8 @@ class Guard:
 
     def _key(self, dimension: str, identifier: str | None) -> BudgetKey:
         self._check_open()
-        if dimension not in self.policy.dimensions:
-            known = ", ".join(map(repr, self.policy.dimensions))
+        if dimension not in self.runtime.plans.dimensions:
+            known = ", ".join(map(repr, self.runtime.plans.dimensions))
             raise ConfigurationError(f"there is no dimension {dimension!r} in the policy; there is {known}")
         if identifier is None:
             identifier = self.runtime.caller().identifiers.get(dimension) or self.identifiers.get(dimension)
@@ -277,11 +317,20 @@ class Guard:
         self.runtime.hooks.append(hook)
 
     def teardown(self) -> None:
-        """Settle what is open, deliver the webhooks queued, release the store. Idempotent."""
+        """Settle what is open, close the children, deliver the webhooks queued, release the store.
+
+        Idempotent. A child only settles what is its own: the rest is its parent's.
+        """
         if self._closed:
             return
-        self._closed = True
+        self._closed = self.runtime.closed = True
         _open_guards.discard(self)
+        for child in list(self._children):
+            child.teardown()
+        if self.runtime.parent is not None:
+            self.runtime.keeper.close_calls(self.runtime)
+            self.runtime.branch.close()
+            return
         try:
             self.runtime.keeper.close()
             self.runtime.webhooks.flush()

@@ -22,6 +22,7 @@ __all__ = [
     "Threshold",
     "check_count",
     "check_dimension",
+    "resolve_policy",
 ]
 
 
@@ -318,3 +319,20 @@ class Policy:
     def tracking(cls) -> Policy:
         """Return the policy that counts and enforces nothing."""
         return cls({"session": DimensionPolicy()})
+
+
+def resolve_policy(limit: int | None, policy: Policy | None, strict: bool = False) -> Policy:
+    """Return what `limit=`, `policy=` and `strict=` stand for together."""
+    if limit is not None and policy is not None:
+        raise ConfigurationError("limit= and policy= are mutually exclusive: put the limit into the policy")
+    if strict and limit is None:
+        raise ConfigurationError(
+            "strict=True goes with limit=; in a policy, say DimensionPolicy(strict=True)"
+        )
+    if limit is not None:
+        return Policy.blocking(limit, strict)
+    if policy is None:
+        return Policy.tracking()
+    if not isinstance(policy, Policy):
+        raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
+    return policy

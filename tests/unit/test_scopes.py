@@ -617,5 +617,5 @@ def test_the_plans_of_many_identifiers_do_not_pile_up(monkeypatch: pytest.Monkey
         assert plans.of({"tenant": "t0"}) is first
         for number in range(100):
             plans.of({"tenant": f"t{number}"})
-        assert len(plans._known) == 10
+        assert len(plans._known) <= 10
         assert plans.of({"tenant": "t0"}) == first
