@@ -12,10 +12,10 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test lint test-versions bench redis-up redis-down test-live package clean
+.PHONY: help demo smoke test lint test-versions test-frameworks bench redis-up redis-down test-live package clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO)/.installed ## watch a looping agent being warned, degraded and blocked (no API key needed)
 	@$(DEMO)/bin/python scripts/demo.py
@@ -34,6 +34,9 @@ lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyrig
 
 test-versions: $(DEV)/.installed ## the call matrix on every Python found, with the oldest and newest SDKs
 	@$(DEV)/bin/python scripts/versions.py $(ARGS)
+
+test-frameworks: ## every agent framework, bare and guarded, against the loopback provider
+	@$(PYTHON) scripts/frameworks.py $(ARGS)
 
 bench: $(DEV)/.installed ## what a guarded call costs, beside the floor of the store
 	@$(DEV)/bin/python scripts/bench.py $(ARGS)

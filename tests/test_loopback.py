@@ -396,6 +396,72 @@ def test_the_tool_result_is_answered_in_words(claude: anthropic.Anthropic) -> No
     assert reply.stop_reason == "end_turn"
 
 
+def _tools_of(body: dict[str, Any]) -> list[list[str]]:
+    """Return the tools called in the replies to a request for `look` and `answer`, per dialect."""
+    names = ("look", "answer")
+    functions = [{"name": name, "parameters": WEATHER} for name in names]
+    tools = {
+        "/v1/messages": [{"name": name, "input_schema": WEATHER} for name in names],
+        "/v1/chat/completions": [{"type": "function", "function": function} for function in functions],
+        "/v1/responses": [{"type": "function", **function} for function in functions],
+    }
+    called = []
+    for path, offered in tools.items():
+        field = "input" if path == "/v1/responses" else "messages"
+        asked = {"model": M, "max_tokens": 99, field: body["messages"], "tools": offered}
+        choice = body.get(path)
+        reply = json.loads(
+            next(
+                iter(
+                    respond(
+                        "POST",
+                        path,
+                        {},
+                        json.dumps({**asked, **({"tool_choice": choice} if choice else {})}).encode(),
+                    ).chunks
+                )
+            )
+        )
+        if path == "/v1/messages":
+            called.append([block["name"] for block in reply["content"] if block["type"] == "tool_use"])
+        elif path == "/v1/responses":
+            called.append([item["name"] for item in reply["output"] if item["type"] == "function_call"])
+        else:
+            calls = reply["choices"][0]["message"].get("tool_calls", ())
+            called.append([call["function"]["name"] for call in calls])
+    return called
+
+
+@pytest.mark.parametrize(
+    ("choices", "called"),
+    [
+        (({"type": "any"}, "required", "required"), "look"),
+        (
+            (
+                {"type": "tool", "name": "answer"},
+                {"type": "function", "function": {"name": "answer"}},
+                {"type": "function", "name": "answer"},
+            ),
+            "answer",
+        ),
+        (({"type": "none"}, "none", "none"), ""),
+        (({"type": "auto"}, "auto", "auto"), ""),
+    ],
+)
+def test_a_tool_that_the_request_forces_is_called(choices: Any, called: str) -> None:
+    paths = ("/v1/messages", "/v1/chat/completions", "/v1/responses")
+    body = {"messages": says("hello"), **dict(zip(paths, choices))}
+    assert _tools_of(body) == [[called] if called else []] * 3
+
+
+def test_the_last_message_names_the_tool_to_call_even_if_a_tool_said_it() -> None:
+    assert _tools_of({"messages": says("hello [[tool=answer]]")}) == [["answer"]] * 3
+    said = [*says("hello"), {"role": "tool", "tool_call_id": "1", "content": "sunny [[tool=answer]]"}]
+    assert _tools_of({"messages": said}) == [["answer"]] * 3
+    assert _tools_of({"messages": [*said, *says("thanks")]}) == [[]] * 3
+    assert _tools_of({"messages": says("[[tool=nothing]]")}) == [[]] * 3
+
+
 def test_a_tool_runner_finishes(provider: LoopbackProvider, claude: anthropic.Anthropic) -> None:
     @anthropic.beta_tool
     def weather(city: str) -> str:

@@ -37,6 +37,9 @@ class BudgetExceededError(TokencapError):
     `check_result.states` has the state of all of them, in tokens.
     """
 
+    status_code = 402
+    """For retry logic that asks an error for its HTTP status: nothing transient, so not to be repeated."""
+
     def __init__(self, check_result: CheckResult) -> None:
         super().__init__(check_result)
         self.check_result = check_result

@@ -37,6 +37,11 @@ def test_every_error_has_one_base() -> None:
     assert not issubclass(BudgetExceededError, ValueError)
 
 
+def test_a_refusal_has_the_status_of_a_bill_that_is_not_paid_so_that_nobody_repeats_it() -> None:
+    # LiteLLM takes an error without a status for a server's, and DSPy then repeats the call.
+    assert BudgetExceededError(check(50_000)).status_code == 402
+
+
 def test_a_refusal_says_whose_budget_is_gone_and_what_the_call_needs() -> None:
     assert str(BudgetExceededError(check(50_312))) == (
         "budget exceeded (tenant=acme: 50,312 of 50,000 tokens used); "

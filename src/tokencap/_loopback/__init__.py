@@ -41,8 +41,10 @@ Steering, anywhere in the text of the prompt or in the name of the model; of two
 ``[[attempts=1]]``                    status, hang, cut and error_event strike the SDK's first attempt only
 ====================================  ==================================================================
 
-``[tool]`` in the last message, if that is the user's, is answered by a call of the first tool offered, and a
-request for JSON of some schema by a minimal instance of it (patterns are not honoured).
+A tool that ``tool_choice`` forces is called (of several, the first offered). So is the first one when
+``[tool]`` is in the last message and that is the user's, and ``[[tool=name]]`` in the last message, be it the
+result of a tool, names one. A request for JSON of some schema is answered by a minimal instance of it
+(patterns are not honoured).
 
 A background response is billed when a retrieval first finds it complete. A stream that ended early, on either
 side, is billed its prompt and what had been sent; a plain reply that never arrived is billed in full.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ._prompt import count_prompt, wants_tool
+from ._prompt import chosen_tool, count_prompt
 from ._respond import Bill, Call, Frame, Handler, Json, Plan, ProviderError, Reply, event
 
 __all__ = ["ROUTES"]
@@ -128,10 +128,9 @@ def _usage(plan: Plan, compaction: int) -> Json:
 
 
 def _tool(call: Call) -> tuple[str, Any] | None:
-    tools = [tool for tool in call.body.get("tools") or () if "input_schema" in tool]
-    if tools and wants_tool(call.body):
-        return tools[0]["name"], tools[0]["input_schema"]
-    return None
+    tools = {tool["name"]: tool for tool in call.body.get("tools") or () if "input_schema" in tool}
+    name = chosen_tool(call.body, list(tools))
+    return None if name is None else (name, tools[name]["input_schema"])
 
 
 def _schema(call: Call) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from . import _media, _responses
-from ._prompt import wants_tool
+from ._prompt import chosen_tool
 from ._respond import Bill, Call, Frame, Handler, Json, Plan, ProviderError, Reply, event, now, stream_error
 
 __all__ = ["ROUTES", "models"]
@@ -147,10 +147,10 @@ def _finish(plan: Plan) -> str:
 
 
 def _tool(call: Call) -> tuple[str, Any] | None:
-    tools = [tool["function"] for tool in call.body.get("tools") or () if tool.get("type") == "function"]
-    if tools and wants_tool(call.body):
-        return tools[0]["name"], tools[0].get("parameters") or {"type": "object"}
-    return None
+    functions = [tool["function"] for tool in call.body.get("tools") or () if tool.get("type") == "function"]
+    tools = {function["name"]: function for function in functions}
+    name = chosen_tool(call.body, list(tools))
+    return None if name is None else (name, tools[name].get("parameters") or {"type": "object"})
 
 
 def _schema(call: Call) -> Any:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Marks", "count_prompt", "instance", "size", "wants_tool"]
+__all__ = ["Marks", "chosen_tool", "count_prompt", "instance", "size"]
 
 _MARK = re.compile(r"\[\[(\w+)(?:=([\w.+-]+))?\]\]")
+_NAMED_TOOL = re.compile(r"\[\[tool=([\w.-]+)\]\]")
 _MESSAGES = ("messages", "input", "prompt")
 _SCHEMAS = ("tools", "functions", "response_format", "text", "output_config", "output_format", "questions")
 # Values that are not shown to the model as text: names of things, and what is counted in other units.
@@ -85,10 +86,35 @@ def count_prompt(body: Mapping[str, Any]) -> int:
     return size(prompt_text(body)) + tokens + 3 * messages
 
 
-def wants_tool(body: Mapping[str, Any]) -> bool:
-    """Whether the last message is the user's and asks for a tool call."""
+def chosen_tool(body: Mapping[str, Any], offered: Sequence[str]) -> str | None:
+    """Return which of the tools offered the reply is to call, if any.
+
+    A choice that the request forces comes first, then what the last message asks for.
+    """
+    if not offered:
+        return None
+    last = _last_message(body)
+    named = _NAMED_TOOL.findall("".join(_leaves(last)))
+    asked = named[-1] if named and named[-1] in offered else None
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):
+        name = choice.get("name") or (choice.get("function") or {}).get("name")
+        if name in offered:
+            return str(name)
+        choice = choice.get("type")
+    if choice in ("required", "any"):
+        return asked or offered[0]
+    if choice == "none":
+        return None
+    return asked or (offered[0] if _wants_tool(last) else None)
+
+
+def _last_message(body: Mapping[str, Any]) -> Any:
     turns = body.get("messages", body.get("input"))
-    last = turns[-1] if isinstance(turns, list) and turns else {"role": "user", "content": turns}
+    return turns[-1] if isinstance(turns, list) and turns else {"role": "user", "content": turns}
+
+
+def _wants_tool(last: Any) -> bool:
     if not isinstance(last, dict) or last.get("role") != "user":
         return False
     content = last.get("content")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ._prompt import count_prompt, wants_tool
+from ._prompt import chosen_tool, count_prompt
 from ._respond import Bill, Call, Frame, Handler, Json, Plan, ProviderError, Reply, Stored, event, now
 
 __all__ = ["ROUTES"]
@@ -218,10 +218,9 @@ def _usage(bill: Bill, reasoning: int) -> Json:
 
 
 def _tool(call: Call) -> tuple[str, Any] | None:
-    tools = [tool for tool in call.body.get("tools") or () if tool.get("type") == "function"]
-    if tools and wants_tool(call.body):
-        return tools[0]["name"], tools[0].get("parameters") or {"type": "object"}
-    return None
+    tools = {tool["name"]: tool for tool in call.body.get("tools") or () if tool.get("type") == "function"}
+    name = chosen_tool(call.body, list(tools))
+    return None if name is None else (name, tools[name].get("parameters") or {"type": "object"})
 
 
 def _schema(call: Call) -> Any:
