@@ -197,15 +197,20 @@ def versions(name: str) -> dict[str, str]:
 # -- runs ------------------------------------------------------------------------------------------------
 
 
+def routes_of(name: str) -> list[str]:
+    """Return the routes of an app, without importing what it needs."""
+    return re.findall(r'^@route\("([^"]+)"', (HOME / "apps" / f"{name}.py").read_text(), re.MULTILINE)
+
+
 def try_framework(name: str, chosen: str) -> list[str]:
     """Run the routes of a framework, print its part of the matrix, return what is wrong."""
     with ThreadPoolExecutor(2) as pool:
         plain, ours = pool.map(lambda mode: run_routes(name, mode, chosen), ("bare", "guarded"))
     rows = [judge(route, plain[route], ours[route]) for route in plain]
-    for route, why in KNOWN.get(name, {}).items():
-        if route in plain and "blocked" in why:
-            faulty = run_routes(name, "faulty", f"^{re.escape(route)}$")[route]
-            rows = [_as_bare(row, faulty) if row.route == route else row for row in rows]
+    taken = [row.route for row in rows if "blocked" in KNOWN.get(name, {}).get(row.route, {})]
+    if taken:
+        faulty = run_routes(name, "faulty", f"^({'|'.join(map(re.escape, taken))})$")
+        rows = [_as_bare(row, faulty[row.route]) if row.route in faulty else row for row in rows]
     if not chosen and rows:
         kept = {"versions": versions(name), "rows": [row._asdict() for row in rows]}
         (VENVS / name / "results.json").write_text(json.dumps(kept))
@@ -225,13 +230,13 @@ def judge(route: str, plain: dict[str, Any], ours: dict[str, Any]) -> Row:
 
 def run_routes(name: str, mode: str, chosen: str) -> dict[str, dict[str, Any]]:
     """Run the routes in one fresh process, and in another one what a route that ended it left undone."""
-    listed, output = child(name, mode)
-    if not listed:
-        raise SystemExit(f"the app of {name} cannot be loaded\n{output}")
-    left = [route for route in listed[0]["routes"] if re.search(chosen, route)]
+    chosen_routes = [route for route in routes_of(name) if re.search(chosen, route)]
+    left = list(chosen_routes)
     reports: dict[str, dict[str, Any]] = {}
     while left:
         printed, output = child(name, mode, *left)
+        if not printed:
+            raise SystemExit(f"the app of {name} cannot be loaded\n{output}")
         for one in printed:
             if "ended" in one:
                 reports[one["ended"]] = {**one, "output": output[-4000:]}
@@ -239,7 +244,7 @@ def run_routes(name: str, mode: str, chosen: str) -> dict[str, dict[str, Any]]:
         if left:
             reports[left[0]] = {"error": "its process ended, or ran too long", "output": output[-4000:]}
             del left[0]
-    return {route: reports[route] for route in listed[0]["routes"] if route in reports}
+    return {route: reports[route] for route in chosen_routes}
 
 
 def child(name: str, *arguments: str) -> tuple[list[dict[str, Any]], str]:

@@ -129,6 +129,21 @@ def test_the_limit_stops_every_client(loopback: LoopbackProvider) -> None:
     assert loopback.calls == calls
 
 
+@pytest.mark.parametrize("make", [Anthropic, AsyncAnthropic, OpenAI, AsyncOpenAI])
+def test_a_refusal_is_no_transient_error_and_no_retry_repeats_it(
+    make: Any, loopback: LoopbackProvider
+) -> None:
+    guard = tokencap.init(Policy.blocking(1))
+    tokencap.patch()
+    endings: list[str] = []
+    guard.on_call(lambda record: endings.append(record.ending))
+    with pytest.raises(BudgetExceededError) as refused:
+        ask(make(max_retries=5))
+    # What the retry logic of frameworks looks at, where it does not know an error's type.
+    assert refused.value.status_code == 402
+    assert (loopback.tokens, endings) == (0, ["blocked"])
+
+
 def test_after_unpatch_every_client_is_plain(loopback: LoopbackProvider) -> None:
     originals = {
         base: base.__dict__["__init__"]

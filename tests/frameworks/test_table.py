@@ -1,4 +1,4 @@
-"""What is said of frameworks hangs together: apps, locks, reasons and the page; no framework is installed here."""
+"""What is said of frameworks hangs together: apps, versions, reasons, the page. None is installed here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ HOME = Path(__file__).parent
 ROOT = HOME.parents[1]
 sys.path[:0] = [str(ROOT / "scripts"), str(HOME)]
 
-import frameworks  # noqa: E402
 from known import KNOWN  # noqa: E402
 
+import frameworks  # noqa: E402
+
 PAGE = (ROOT / "docs" / "frameworks.md").read_text()
-
-
-def routes_of(name: str) -> list[str]:
-    return re.findall(r'^@route\("([^"]+)"', (HOME / "apps" / f"{name}.py").read_text(), re.MULTILINE)
 
 
 def test_each_app_has_its_versions_and_no_versions_are_without_an_app() -> None:
@@ -41,11 +38,11 @@ def test_the_page_has_the_result_of_every_route_for_the_versions_that_are_locked
     part = PAGE.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
     for package, version in frameworks.versions(name).items():
         assert f"{package} {version}" in part
-    assert re.findall(r"^\| ([^|]+?) \|", part, re.MULTILINE)[1:] == routes_of(name)
+    assert re.findall(r"^\| ([^|]+?) \|", part, re.MULTILINE)[1:] == frameworks.routes_of(name)
 
 
 def test_the_reasons_are_of_routes_and_cells_that_there_are() -> None:
     for name, routes in KNOWN.items():
-        assert set(routes) <= set(routes_of(name))
+        assert set(routes) <= set(frameworks.routes_of(name))
         for cells in routes.values():
             assert set(cells) <= {*frameworks.CELLS, "bare"}
