@@ -12,7 +12,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test lint test-versions test-frameworks bench redis-up redis-down test-live package clean
+.PHONY: help demo smoke test test-ordeal lint test-versions test-frameworks \
+	bench redis-up redis-down test-live package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +26,9 @@ smoke: $(DEMO)/.installed ## every feature on the loopback provider (with real k
 
 test: $(DEV)/.installed ## unit, property, matrix and integration tests
 	$(DEV)/bin/python -m pytest -m "not live" $(PARALLEL) $(ARGS)
+
+test-ordeal: $(DEV)/.installed ## 500 processes killed in mid-call, on SQLite and on Redis: are the books right?
+	SIGKILLS=$${SIGKILLS:-500} $(DEV)/bin/python -m pytest tests/test_sigkills.py -s $(ARGS)
 
 lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyright
 	$(DEV)/bin/ruff check

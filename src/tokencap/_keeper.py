@@ -7,11 +7,12 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ._flow import Flow, run
 from .backends._fork import ForkAware, survive_forks
-from .budget import Mark, Reservation
+from .budget import BudgetKey, BudgetState, Mark, Reservation
 from .errors import BackendError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Keeper(ForkAware):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._expired: dict[BudgetKey, int] = {}
         self._begin()
         survive_forks(self)
 
@@ -65,6 +67,21 @@ class Keeper(ForkAware):
     def forget(self, session: CallSession) -> None:
         """Stop: the call has ended."""
         self._live.pop(session.id, None)
+
+    def note_expired(self, states: Sequence[BudgetState]) -> None:
+        """Say that calls were charged because their process died: nobody else is left to."""
+        for state in states:
+            known = self._expired.get(state.key, 0)
+            if state.expired != known:
+                self._expired[state.key] = state.expired
+            if state.expired > known:
+                log.warning(
+                    "%d tokens were charged to %s=%s for calls whose process died; %d in all",
+                    state.expired - known,
+                    state.key.dimension,
+                    ascii(state.key.identifier[:64]),
+                    state.expired,
+                )
 
     def drop(self, session: CallSession) -> None:
         """Settle a call whose stream was dropped, soon and elsewhere. Safe in a finalizer."""
@@ -151,13 +168,27 @@ class Keeper(ForkAware):
         from ._session import Ending
 
         for session in list(self._live.values()):
-            run(session.settle(Ending.CUT, final=True))
+            ending = session.settle(Ending.CUT, final=True)
+            # A store that has just failed is not waited for again and again.
+            if self._kept:
+                _fail(ending)
+            else:
+                run(ending)
         try:
             run(self.drain())
         except BackendError:
             log.exception(
                 "%d settlements could not be stored and are lost with this process", len(self._kept)
             )
+
+    def _renew(self) -> None:
+        if not self._live:
+            return
+        for lost in self._runtime.backend.renew(list(self._live), self._runtime.lease):
+            if lost in self._live:  # else it was settled meanwhile
+                self._runtime.warn_once(
+                    f"reservation {lost} was no longer held; the call goes on and is settled in full"
+                )
 
     def _start(self) -> None:
         # Two first calls at once must not make two threads, of which `close` would end but one.
@@ -184,12 +215,22 @@ class Keeper(ForkAware):
             except queue.Empty:
                 pass
             try:
-                run(self.drain())
+                # First: settlements that fail again must not cost the calls under way their holds.
                 if time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + min(interval, _RETRY_SECONDS)
+                    self._renew()
                     renew_at = time.monotonic() + interval
-                    if self._live:
-                        self._runtime.renew(list(self._live))
+                run(self.drain())
             except BackendError as error:
                 log.warning("the store cannot be reached: %s", error)
             except Exception:
                 log.exception("unexpected; the keeper goes on")
+
+
+def _fail(flow: Flow[None]) -> None:
+    """Drive a settlement as on a store that fails, without asking it."""
+    try:
+        next(flow)
+        flow.throw(BackendError("the store has failed already"))
+    except StopIteration:
+        return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ._entry import Entry, Label
@@ -186,12 +186,9 @@ class Runtime:
         states: tuple[BudgetState, ...] = yield Step(
             self.backend.get_states, self.async_backend.get_states, (keys,)
         )
+        self.keeper.note_expired(states)
         return states
 
-    def renew(self, ids: Collection[str]) -> None:
-        """`Backend.renew`."""
-        for lost in self.backend.renew(ids, self.lease):
-            self.warn_once(f"reservation {lost} was no longer held; the call goes on and is settled in full")
 
     @property
     def observed(self) -> bool:
@@ -210,6 +207,7 @@ class Runtime:
 
     def observe_states(self, states: Sequence[BudgetState]) -> None:
         """Note the states a settlement left."""
+        self.keeper.note_expired(states)
         if self._metrics is not None:
             self._metrics.states(states)
 
