@@ -168,12 +168,13 @@ def test_a_child_looks_after_its_own_calls_with_the_guard_of_its_parent(
     guards = [guard_on(store) for store in stores]
     for guard in guards:  # so that there are threads and connections not to inherit
         once(guard)
-
-    def child(guard: Guard) -> None:
-        once(guard, f"[[hang={1.5 * LEASE}]]")
+    hang = f"[[hang={1.6 * LEASE}]]"
+    children = [fork(lambda guard=guard: once(guard, hang)) for guard in guards]  # type: ignore[misc]
+    until(lambda: loopback.calls == 2 * len(guards), seconds=30)
+    time.sleep(1.3 * LEASE)
+    for guard in guards:
         assert state_of(guard).expired == 0
-
-    join(*[fork(lambda guard=guard: child(guard)) for guard in guards])  # type: ignore[misc]
+    join(*children)
     for guard in guards:
         assert state_of(guard)[2:] == (2 * BILLED, 0, 0, 0)
         guard.teardown()
