@@ -189,7 +189,6 @@ class Runtime:
         self.keeper.note_expired(states)
         return states
 
-
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
