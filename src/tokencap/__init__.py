@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .guard import Guard
     from .policy import Action, ActionKind, DimensionPolicy, Policy, Provider, ResetPeriod, Threshold
     from .status import ChildStatus, StatusResponse, ThresholdInfo
+    from .telemetry.otel import Otel
     from .telemetry.record import CallRecord, WouldHave
     from .usage import TokenUsage
 
@@ -44,6 +45,7 @@ __all__ = [
     "GuardedAsyncAnthropic",
     "GuardedAsyncOpenAI",
     "GuardedOpenAI",
+    "Otel",
     "Policy",
     "Provider",
     "ResetPeriod",
@@ -71,6 +73,7 @@ _HOMES = (
     "budget",
     "policy",
     "telemetry.record",
+    "telemetry.otel",
     "status",
     "_typing",
     "_call",

@@ -21,6 +21,7 @@ from .errors import ConfigurationError
 from .guard import Guard
 from .policy import Policy, Provider, resolve_policy
 from .status import StatusResponse
+from .telemetry.otel import Otel
 
 if TYPE_CHECKING:
     import anthropic
@@ -216,6 +217,7 @@ def init(
     wait: float = 0.0,
     on_backend_error: str = "block",
     ledger: bool = True,
+    otel: Otel | None = None,
 ) -> Guard:
     """Configure the process-wide Guard before `wrap()` or `patch()` takes it up, and return it.
 
@@ -232,6 +234,7 @@ def init(
             wait=wait,
             on_backend_error=on_backend_error,
             ledger=ledger,
+            otel=otel,
         )
         _process.taken, _process.quiet = False, quiet
         return _process.guard

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._plans import Plans
     from ._session import CallSession
     from .backends.protocol import Backend
-    from .telemetry.otel import Metrics
+    from .telemetry.otel import Observer
 
 __all__ = ["Runtime"]
 
@@ -44,7 +44,7 @@ class Runtime:
         self,
         plans: Plans,
         backend: Backend,
-        metrics: Metrics | None,
+        observer: Observer | None,
         *,
         lease: float = 60.0,
         wait: float = 0.0,
@@ -77,7 +77,7 @@ class Runtime:
         self.learned = Learned()
         self.pending: dict[str, CallSession] = {}
         """Calls whose reply was a ticket, by the provider's id of it."""
-        self._metrics = metrics
+        self.observer = observer
         self._warned: set[str] = set()
         self._labels: dict[tuple[object, ...], str] = {}
 
@@ -192,7 +192,7 @@ class Runtime:
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
-        return self._metrics is not None or any(runtime.hooks for runtime in self.lineage())
+        return self.observer is not None or any(runtime.hooks for runtime in self.lineage())
 
     def note(self, record: CallRecord) -> None:
         """Hand the record of an ended call to every hook; what a hook raises is logged."""
@@ -201,19 +201,19 @@ class Runtime:
                 hook(record)
             except Exception:
                 log.exception("a call hook failed; the call is not affected")
-        if self._metrics is not None:
-            self._metrics.call_ended(record)
+        if self.observer is not None:
+            self.observer.call_ended(record)
 
     def observe_states(self, states: Sequence[BudgetState]) -> None:
         """Note the states a settlement left."""
         self.keeper.note_expired(states)
-        if self._metrics is not None:
-            self._metrics.states(states)
+        if self.observer is not None:
+            self.observer.states(states)
 
     def note_fired(self, kind: ActionKind, dimension: str) -> None:
         """Note that an action was carried out."""
-        if self._metrics is not None:
-            self._metrics.fired(kind, dimension)
+        if self.observer is not None:
+            self.observer.fired(kind, dimension)
 
     def note_degraded(self, due: Degrade) -> None:
         """Note that a call is sent to a cheaper model."""

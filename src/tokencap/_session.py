@@ -7,7 +7,6 @@ way a stream can end may call it.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -31,10 +30,9 @@ if TYPE_CHECKING:
     from ._runtime import Runtime
     from .policy import Provider
     from .providers.dialect import Endpoint
+    from .telemetry._otel_spans import CallSpan
 
 __all__ = ["CallSession", "Ending"]
-
-log = logging.getLogger("tokencap.calls")
 
 
 class Ending(str, Enum):
@@ -80,6 +78,8 @@ class CallSession:
         """Tokens of the prompt, as far as they were worth finding out."""
         self.bound = 0
         """Tokens the prompt cannot pass, as far as is known."""
+        self.span: CallSpan | None = None
+        """What OpenTelemetry is told of the call, where the SDK does not tell it."""
         self._exact = exact
         self._reservation: Reservation | None = None
         self._held = 0
@@ -135,6 +135,8 @@ class CallSession:
         self.estimate = need
         if self.runtime.observed:
             self.runtime.note(self._record(Ending.BLOCKED, 0))
+        if self.span is not None:
+            self.span.end(self._record(Ending.BLOCKED, 0))
         if self.runtime.ledger:
             yield from self.runtime.record(self._entry(Ending.BLOCKED, 0))
 
@@ -170,6 +172,13 @@ class CallSession:
                 return
         except IndexError:
             return
+        try:
+            yield from self._book(ending, tokens)
+        finally:
+            if self.span is not None:
+                self.span.end(self._record(ending, tokens))
+
+    def _book(self, ending: Ending, tokens: int) -> Flow[None]:
         runtime, tally = self.runtime, self.tally
         runtime.keeper.forget(self)
         runtime.pending.pop(tally.reply_id or "", None)

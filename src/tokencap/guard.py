@@ -27,7 +27,7 @@ from .errors import ConfigurationError
 from .ledger import open as open_ledger
 from .policy import Policy, Provider, check_count, resolve_policy
 from .status import StatusResponse
-from .telemetry.otel import metrics
+from .telemetry.otel import Otel, observer
 
 if TYPE_CHECKING:
     import anthropic
@@ -59,7 +59,7 @@ class Guard:
     is refused at once). `on_backend_error` is what happens while the store fails: "block" raises
     `BackendError` and makes no call; "allow" makes the call and books it when the store is back.
     `lease_seconds` is how long the hold of a process that died is kept. `ledger=False` keeps no record
-    of the calls (see `usage`).
+    of the calls (see `usage`); `otel` says what OpenTelemetry is told beyond the defaults.
 
     A Guard is closed with `teardown()` or by leaving a `with` block; its clients then raise
     `ConfigurationError` rather than spend unguarded.
@@ -76,6 +76,7 @@ class Guard:
         on_backend_error: str = "block",
         lease_seconds: float = LEASE_SECONDS,
         ledger: bool = True,
+        otel: Otel | None = None,
     ) -> None:
         if not isinstance(policy, Policy):
             raise ConfigurationError(f"policy is {policy!r}; it must be a tokencap.Policy")
@@ -101,7 +102,7 @@ class Guard:
         self.runtime = Runtime(
             Plans(policy, self.identifiers),
             self.backend,
-            metrics() if otel_enabled else None,
+            observer(otel) if otel_enabled else None,
             lease=float(lease_seconds),
             wait=float(wait),
             on_backend_error=on_backend_error,
@@ -335,6 +336,8 @@ class Guard:
             self.runtime.keeper.close()
             self.runtime.webhooks.flush()
         finally:
+            if self.runtime.observer is not None:
+                self.runtime.observer.close()
             if self._owns_backend:
                 self.backend.close()
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 from .._flow import Flow, Step
 from .._followup import FollowUp
 from .._session import CallSession, Ending
+from ..providers import UNLISTED
 
 if TYPE_CHECKING:
     from .._runtime import Runtime
@@ -42,12 +44,25 @@ class Exchange:
 
     def __init__(self, session: CallSession | FollowUp) -> None:
         self.session = session
+        self.traces = False
+        """True when the SDK makes a span of its own for the call."""
         self.hides_usage = False
         """True when the usage chunk of a stream was asked for by us and not by the caller."""
         self.observed = False
         """True once the reply is read through the SDK's own models, and its bytes need no second look."""
         self.pulling = False
         """True while events are read: their reader ends the call, not the body that closes meanwhile."""
+
+    def traced(self) -> AbstractContextManager[None]:
+        """Return the span of the call, to be current while its request is made."""
+        session = self.session
+        observer = session.runtime.observer
+        if self.traces or observer is None or not isinstance(session, CallSession):
+            return _untraced
+        if session.endpoint is UNLISTED:
+            return _untraced
+        session.span = observer.begin(session)
+        return session.span or _untraced
 
     @property
     def open(self) -> bool:
@@ -97,6 +112,9 @@ class Exchange:
     def visible(self, event: Any) -> Any:
         """Return an event as it would have come had we not asked for usage."""
         return event
+
+
+_untraced = nullcontext()
 
 
 def ending_of(error: BaseException | None) -> Ending:

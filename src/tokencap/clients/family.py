@@ -50,6 +50,10 @@ class Family:
         """Return a guarded copy of a client, of the same class and on the same connections."""
         raise NotImplementedError
 
+    def traces(self, client: Any) -> bool:  # noqa: ARG002
+        """Whether the SDK tells OpenTelemetry of the calls of this client by itself."""
+        return False
+
     def install(self, client: Any, owner: Owner) -> None:
         """Guard a client in place."""
         vars(client)[_MARK] = owner

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import json
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,9 @@ _hooking = threading.Lock()
 class _Mistral(Family):
     def knows(self, cls: type) -> bool:
         return cls.__module__.startswith("mistralai") and cls.__name__ in _CLIENTS.values()
+
+    def traces(self, client: Any) -> bool:  # noqa: ARG002
+        return "mistralai.extra.observability.otel" in sys.modules
 
     def constructed(self) -> tuple[type, ...]:
         found = []
@@ -105,7 +109,11 @@ def _open(sdk: Any, request: Any) -> Exchange | None:
         return None
     body = endpoint.told(request.url.path, _body_of(request))
     session = session_of(guard.runtime, FAMILY.provider, endpoint, request.url.path, body)
-    return None if session is None else Exchange(session)
+    if session is None:
+        return None
+    exchange = Exchange(session)
+    exchange.traces = FAMILY.traces(sdk)
+    return exchange
 
 
 def _body_of(request: Any) -> dict[str, Any]:

@@ -18,40 +18,42 @@ Receive = Callable[[Any], "Flow[None] | None"]
 
 def send(exchange: Exchange, call: Callable[[dict[str, Any]], Any], receive: Receive) -> Any:
     """Make a call with the changes it needs, and settle it."""
-    try:
-        changes = run(exchange.begin())
-    except BaseException:
-        run(exchange.unsent())
-        raise
-    try:
-        result = call(changes)
-    except BaseException as error:
-        run(exchange.failed(error))
-        raise
-    ended = receive(result)
-    if ended is not None:
-        run(ended)
-    return result
+    with exchange.traced():
+        try:
+            changes = run(exchange.begin())
+        except BaseException:
+            run(exchange.unsent())
+            raise
+        try:
+            result = call(changes)
+        except BaseException as error:
+            run(exchange.failed(error))
+            raise
+        ended = receive(result)
+        if ended is not None:
+            run(ended)
+        return result
 
 
 async def asend(
     exchange: Exchange, call: Callable[[dict[str, Any]], Awaitable[Any]], receive: Receive
 ) -> Any:
     """Do the same in a task."""
-    try:
-        changes = await arun(exchange.begin())
-    except BaseException:
-        await arun(exchange.unsent())
-        raise
-    try:
-        result = await call(changes)
-    except BaseException as error:
-        await arun(exchange.failed(error))
-        raise
-    ended = receive(result)
-    if ended is not None:
-        await arun(ended)
-    return result
+    with exchange.traced():
+        try:
+            changes = await arun(exchange.begin())
+        except BaseException:
+            await arun(exchange.unsent())
+            raise
+        try:
+            result = await call(changes)
+        except BaseException as error:
+            await arun(exchange.failed(error))
+            raise
+        ended = receive(result)
+        if ended is not None:
+            await arun(ended)
+        return result
 
 
 def received(exchange: Exchange, response: Any, is_async: bool) -> Flow[None] | None:

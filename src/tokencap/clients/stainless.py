@@ -122,6 +122,8 @@ def _open(
         return None
     streaming = bool(kwargs.get("stream"))
     exchange = open_exchange(guard.runtime, family.provider, client, options, streaming)
+    if exchange is not None:
+        exchange.traces = family.traces(client)
     if exchange is not None and streaming and kwargs.get("stream_cls") is not None:
         kwargs["stream_cls"] = guarded_stream_class(kwargs["stream_cls"], is_async)
     return exchange

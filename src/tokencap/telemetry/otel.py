@@ -1,57 +1,82 @@
-"""OpenTelemetry metrics, when `opentelemetry-api` is installed; nothing at all otherwise."""
+"""OpenTelemetry, when `opentelemetry-api` is installed; nothing at all otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._version import __version__
-from ..budget import BudgetState
-from ..policy import ActionKind
+from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from ..budget import BudgetState
+    from ..policy import ActionKind
+    from ._otel_metrics import Metrics
+    from ._otel_spans import CallSpan, Spans
     from .record import CallRecord
 
-__all__ = ["Metrics", "metrics"]
+__all__ = ["Observer", "Otel", "observer"]
 
 
-def metrics() -> Metrics | None:
-    """Return the instruments of this process; None when the API is not installed."""
-    try:
-        from opentelemetry import metrics as api
-    except ImportError:
-        return None
-    return Metrics(api.get_meter("tokencap", __version__))
+@dataclass(frozen=True)
+class Otel:
+    """What is told to OpenTelemetry beyond the defaults.
 
+    The gauges of a dimension show its tightest budget. `identifiers` names the dimensions whose budgets
+    have a series each, labelled with the identifier; name none that has thousands of them, or whose
+    identifiers are nobody else's business. `spans=False` makes no spans, also where the SDK makes none.
+    The providers are those of the process unless others are given.
+    """
 
-class Metrics:
-    """`tokencap.tokens.used`, `.tokens.remaining`, `.budget.pct_used`, `.policy.action_fired`."""
+    identifiers: Collection[str] = ()
+    spans: bool = True
+    meter_provider: Any = None
+    tracer_provider: Any = None
 
-    def __init__(self, meter: Any) -> None:
-        self._used = meter.create_counter("tokencap.tokens.used", unit="{token}")
-        self._fired = meter.create_counter("tokencap.policy.action_fired", unit="{action}")
-        gauge = getattr(meter, "create_gauge", None)  # absent before opentelemetry-api 1.23
-        self._remaining = gauge("tokencap.tokens.remaining", unit="{token}") if gauge else None
-        self._pct_used = gauge("tokencap.budget.pct_used", unit="1") if gauge else None
-
-    def call_ended(self, record: CallRecord) -> None:
-        """Count the tokens of a call on each of its dimensions."""
-        for dimension in record.identifiers:
-            self._used.add(
-                record.tokens,
-                {"provider": record.provider, "model": record.model, "dimension": dimension},
+    def __post_init__(self) -> None:
+        if isinstance(self.identifiers, str) or not all(isinstance(name, str) for name in self.identifiers):
+            raise ConfigurationError(
+                f"identifiers is {self.identifiers!r}; it must be names of dimensions, like ['tenant']"
             )
 
+
+class Observer:
+    """The instruments and the tracer of one Guard."""
+
+    def __init__(self, metrics: Metrics, spans: Spans | None) -> None:
+        self._metrics = metrics
+        self._spans = spans
+
+    def begin(self, session: Any) -> CallSpan | None:
+        """Return a new span for a call, if it is to have one."""
+        return None if self._spans is None else self._spans.begin(session)
+
+    def call_ended(self, record: CallRecord) -> None:
+        """Count a call."""
+        self._metrics.call_ended(record)
+
     def states(self, states: Sequence[BudgetState]) -> None:
-        """Set the gauges of these budgets."""
-        if self._remaining is None or self._pct_used is None:
-            return
-        for state in states:
-            if not state.unlimited:
-                labels = {"dimension": state.key.dimension, "identifier": state.key.identifier}
-                self._remaining.set(state.remaining, labels)
-                self._pct_used.set(state.pct_used, labels)
+        """Show these budgets on the gauges from now on."""
+        self._metrics.states(states)
 
     def fired(self, kind: ActionKind, dimension: str) -> None:
-        """Count an action."""
-        self._fired.add(1, {"action_kind": kind.value, "dimension": dimension})
+        """Count an action, and note it on the span that is current."""
+        self._metrics.fired(kind, dimension)
+        if self._spans is not None:
+            self._spans.fired(kind, dimension)
+
+    def close(self) -> None:
+        """Show nothing on the gauges any more."""
+        self._metrics.close()
+
+
+def observer(options: Otel | None) -> Observer | None:
+    """Return what tells OpenTelemetry; None when its API is not installed."""
+    options = options or Otel()
+    try:
+        from ._otel_metrics import Metrics
+        from ._otel_spans import Spans
+    except ImportError:
+        return None
+    spans = Spans(options.tracer_provider) if options.spans else None
+    return Observer(Metrics(options.meter_provider, frozenset(options.identifiers)), spans)
