@@ -27,9 +27,12 @@ class Spans:
 
     def __init__(self, provider: Any) -> None:
         self._tracer = api.get_tracer("tokencap", __version__, tracer_provider=provider)
+        self._given = provider is not None
 
-    def begin(self, session: CallSession) -> CallSpan:
-        """Return the span of a call that begins now."""
+    def begin(self, session: CallSession) -> CallSpan | None:
+        """Return the span of a call that begins now; None while nobody collects any."""
+        if not self._given and isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
+            return None
         operation = operation_of(session.endpoint.path)
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": operation,
