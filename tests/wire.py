@@ -111,7 +111,7 @@ class Wire:
     @property
     def sent(self) -> list[Request]:
         """The requests that spend: all but the provider's own counting of a prompt."""
-        return [request for request in self.requests if "count_tokens" not in request.path]
+        return [request for request in self.requests if not re.search("count_?[tT]okens", request.path)]
 
     def client(self, kind: Kind | str, is_async: bool, **options: Any) -> Any:
         """Make a client of some kind on this wire. Raises `Missing` where the SDK has none."""

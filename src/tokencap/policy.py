@@ -49,6 +49,7 @@ class Provider(_Named):
 
     ANTHROPIC = "anthropic"
     OPENAI = "openai"
+    GEMINI = "gemini"
     MISTRAL = "mistral"
 
 

@@ -11,6 +11,7 @@ import openai
 from anthropic.lib.bedrock import AnthropicBedrock
 from anthropic.lib.vertex import AnthropicVertex, AsyncAnthropicVertex
 from anthropic.types import Message
+from google import genai
 from mistralai.client import Mistral
 from openai.types.chat import ChatCompletion
 from typing_extensions import assert_type
@@ -59,6 +60,7 @@ def wrapping() -> None:
     assert_type(tokencap.wrap(AnthropicBedrock(), limit=5), AnthropicBedrock)
     assert_type(tokencap.wrap(AsyncAnthropicVertex(), policy=policy), AsyncAnthropicVertex)
     assert_type(tokencap.wrap(openai.OpenAI(), limit=5, strict=True, wait=2.5), GuardedOpenAI)
+    assert_type(tokencap.wrap(genai.Client(), limit=5), genai.Client)
     assert_type(tokencap.wrap(Mistral(), limit=5), Mistral)
 
 
@@ -70,6 +72,7 @@ def wrapping_by_a_guard() -> None:
     assert_type(guard.wrap(openai.AzureOpenAI()), openai.AzureOpenAI)
     assert_type(guard.wrap(openai.AsyncAzureOpenAI()), openai.AsyncAzureOpenAI)
     assert_type(guard.wrap(AnthropicVertex()), AnthropicVertex)
+    assert_type(guard.wrap(genai.Client()), genai.Client)
     assert_type(guard.wrap(Mistral()), Mistral)
     assert_type(guard.wrap_anthropic(anthropic.Anthropic()), GuardedAnthropic)
     assert_type(guard.wrap_anthropic(anthropic.AsyncAnthropic()), GuardedAsyncAnthropic)

@@ -151,8 +151,10 @@ _NETWORK = frozenset(
 
 def _may_be_billed(error: BaseException) -> bool:
     """Return whether the provider may have worked for a call that ended in this error."""
-    if isinstance(getattr(error, "status_code", None), int) and error.status_code >= 400:  # type: ignore[attr-defined]
-        return False
+    for name in ("status_code", "code"):
+        status = getattr(error, name, None)
+        if isinstance(status, int) and status >= 400:
+            return False
     names = {cls.__name__ for cls in type(error).__mro__}
     if not names & _NETWORK:
         # Raised before anything was sent: a missing key, a body that is no JSON, a middleware.

@@ -12,13 +12,13 @@ import types
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
-from typing import Any, get_origin
+from typing import Any, Callable, get_origin
 
 from .._flow import arun, run
 from .bodies import watch_body
 from .exchange import Exchange, ending_of
 
-__all__ = ["EXTENSION", "attach_stream", "guarded_stream_class"]
+__all__ = ["EXTENSION", "aevents", "attach_stream", "events", "guarded_stream_class"]
 
 EXTENSION = "tokencap"
 """Where a response carries its exchange, from the reply to the moment it is iterated."""
@@ -35,7 +35,14 @@ def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
     def stream(self: Any) -> Any:
         # On a copy: a generator that holds its own stream keeps a dropped one alive until the collector runs.
         source = origin.__stream__(copy.copy(self))
-        return _aevents(self.response, source) if is_async else _events(self.response, source)
+        response = self.response
+
+        def find() -> Exchange | None:
+            # Some versions make the generator before the exchange is attached.
+            found: Exchange | None = response.extensions.get(EXTENSION)
+            return found
+
+        return aevents(find, source, _itself) if is_async else events(find, source, _itself)
 
     def fill(namespace: dict[str, Any]) -> None:
         namespace["__stream__"] = stream
@@ -55,9 +62,18 @@ def attach_stream(exchange: Exchange, stream: Any, is_async: bool) -> None:
     weakref.finalize(stream.response, exchange.drop).atexit = False
 
 
-def _events(response: Any, source: Iterator[Any]) -> Iterator[Any]:
-    # Asked for only now: some versions make this generator before the exchange is attached.
-    exchange = response.extensions.get(EXTENSION)
+def _itself(event: Any) -> Any:
+    return event
+
+
+Find = Callable[[], "Exchange | None"]
+"""Finds the exchange of a stream, asked when it is iterated: it may be made before it has one."""
+Read = Callable[[Any], Any]
+
+
+def events(find: Find, source: Iterator[Any], read: Read) -> Iterator[Any]:
+    """Pass the events of a stream on, told to the tally as `read` makes them of it, and settle its call."""
+    exchange = find()
     if exchange is None:
         yield from source
         return
@@ -67,7 +83,7 @@ def _events(response: Any, source: Iterator[Any]) -> Iterator[Any]:
     try:
         for event in source:
             exchange.pulling = False
-            only_usage = tally.event(event)
+            only_usage = tally.event(read(event))
             if tally.done:
                 run(exchange.settle())
             if held:
@@ -98,8 +114,9 @@ def _events(response: Any, source: Iterator[Any]) -> Iterator[Any]:
         source.close()  # type: ignore[attr-defined]
 
 
-async def _aevents(response: Any, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    exchange = response.extensions.get(EXTENSION)
+async def aevents(find: Find, source: AsyncIterator[Any], read: Read) -> AsyncIterator[Any]:
+    """Do the same in a task."""
+    exchange = find()
     if exchange is None:
         async for event in source:
             yield event
@@ -110,7 +127,7 @@ async def _aevents(response: Any, source: AsyncIterator[Any]) -> AsyncIterator[A
     try:
         async for event in source:
             exchange.pulling = False
-            only_usage = tally.event(event)
+            only_usage = tally.event(read(event))
             if tally.done:
                 await arun(exchange.settle())
             if held:

@@ -16,6 +16,7 @@ _HOMES = (
         Provider.OPENAI,
         re.compile(r"(?i)(?:^|[/:.])(?:gpt-|chatgpt|codex|o\d(?:$|-)|text-embedding-|davinci|babbage)"),
     ),
+    (Provider.GEMINI, re.compile(r"(?i)(?:^|[/:.])(?:gemini|gemma|imagen|learnlm)")),
     (
         Provider.MISTRAL,
         re.compile(r"(?i)(?:^|[/:.])(?:open-)?(?:mi[nsx]tral|codestral|devstral|pixtral|magistral|voxtral)"),
