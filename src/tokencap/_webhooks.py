@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -81,6 +82,9 @@ class Webhooks:
             self._wake.notify_all()
 
     def _start(self) -> None:
+        # Sockets import it when they first look up a name. Were it the thread that does so while another
+        # one forks, the child would wait for that import for ever.
+        codecs.lookup("idna")
         thread = threading.Thread(target=self._work, name="tokencap-webhooks", daemon=True)
         try:
             thread.start()
