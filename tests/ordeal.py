@@ -185,6 +185,42 @@ def pays(case: Case, failing: Failing) -> None:
     case.run(story())
 
 
+def forgets(case: Case, lose: Callable[[], Any]) -> None:
+    """A store that works, but loses everything in mid-call. That call is booked all the same, once."""
+
+    async def story() -> None:
+        with case.guard() as guard:
+            client = guard.wrap(case.caller.client)
+            await case.caller.ask(client)
+            case.lost = case.provider.tokens
+            case.caller.in_mid_call.append(lose)
+            assert "word" in await case.caller.ask(client)
+            assert not case.caller.in_mid_call
+            case.check_books(guard)
+            await case.caller.ask(client)
+            case.check_books(guard)
+
+    case.run(story())
+
+
+def begins_broken(case: Case, mend: Callable[[], Any]) -> None:
+    """A store that does not work from the start, until it does."""
+
+    async def story() -> None:
+        with case.guard() as strict, case.guard(on_backend_error="allow") as lenient:
+            client = strict.wrap(case.caller.client)
+            with in_time(), pytest.raises(BackendError, match=case.backend.name):
+                await case.caller.ask(client)
+            assert case.provider.calls == 0
+            assert "word" in await case.caller.ask(lenient.wrap(case.caller.client))
+            mend()
+            case.check_books(lenient)
+            await case.caller.ask(client)
+            case.check_books(strict)
+
+    case.run(story())
+
+
 ORDEALS = [blocks, allows, pays]
 
 

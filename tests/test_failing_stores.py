@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from backends.redis_servers import Server, fresh_prefix
-from ordeal import ORDEALS, TIMEOUT, Case
+from ordeal import ORDEALS, TIMEOUT, Case, begins_broken, forgets
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.redis import RedisBackend
 from tokencap.backends.sqlite import SQLiteBackend
 
 needs_redis = pytest.mark.service
+# A reply at once and a stream, in a thread and in an event loop: `ordeal` as a script goes through all four.
+SHAPES = ["sync", "async-stream"]
 
 
 class Holder:
@@ -109,7 +111,7 @@ def demoted(server: Server) -> Iterator[None]:
 
 @needs_redis
 @pytest.mark.parametrize("failure", [down, stopped, out_of_memory, demoted])
-@pytest.mark.parametrize("shape", ["sync", "async-stream"])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ordeal", ORDEALS)
 def test_redis_that_is(
     server: Server, failure: Any, shape: str, ordeal: Any, loopback: LoopbackProvider
@@ -119,7 +121,7 @@ def test_redis_that_is(
     backend.close()
 
 
-@pytest.mark.parametrize("shape", ["sync", "async-stream"])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("ordeal", ORDEALS)
 def test_a_sqlite_file_that_another_process_keeps_locked(
     holder: Holder, shape: str, ordeal: Any, loopback: LoopbackProvider, tmp_path: Path
@@ -128,6 +130,59 @@ def test_a_sqlite_file_that_another_process_keeps_locked(
     backend = SQLiteBackend(path, timeout=TIMEOUT)
     ordeal(Case(backend, shape, loopback), lambda: holder.locked(path))
     backend.close()
+
+
+def flushed(server: Server) -> None:
+    server.admin("FLUSHALL")
+
+
+def emptied_by_a_restart(server: Server) -> None:
+    flushed(server)
+    server.restart()
+
+
+@needs_redis
+@pytest.mark.parametrize("loss", [flushed, emptied_by_a_restart])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_redis_that_loses_everything_in_mid_call(
+    server: Server, loss: Any, shape: str, loopback: LoopbackProvider
+) -> None:
+    # Not in an event loop's own time: a server that starts takes as long as it takes.
+    backend = RedisBackend(server.url, prefix=fresh_prefix(), timeout=5.0)
+    forgets(Case(backend, shape, loopback), lambda: loss(server))
+    backend.close()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sqlite_file_that_is_deleted_in_mid_call(
+    shape: str, loopback: LoopbackProvider, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokencap.db"
+    backend = SQLiteBackend(path, timeout=TIMEOUT)
+    forgets(Case(backend, shape, loopback), path.unlink)
+    backend.close()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_file_that_is_no_database(shape: str, loopback: LoopbackProvider, tmp_path: Path) -> None:
+    path = tmp_path / "tokencap.db"
+    path.write_text("Dear diary, today I spent some tokens. " * 100)
+    backend = SQLiteBackend(path, timeout=TIMEOUT)
+    begins_broken(Case(backend, shape, loopback), path.unlink)
+    backend.close()
+
+
+@needs_redis
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_redis_that_is_started_late(shape: str, loopback: LoopbackProvider) -> None:
+    late = Server()
+    try:
+        late.stop()
+        backend = RedisBackend(late.url, prefix=fresh_prefix(), timeout=TIMEOUT)
+        begins_broken(Case(backend, shape, loopback), late.start)
+        backend.close()
+    finally:
+        late.remove()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="made of what only posix has")
