@@ -209,6 +209,7 @@ LAYERS = [
     ("guard", "_coverage"),
     ("_default",),
     ("cli",),
+    ("__main__",),
 ]
 
 

@@ -1,0 +1,60 @@
+"""The command line: which command, and what is said when it cannot be done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .._version import __version__
+from ..errors import TokencapError
+from . import status, usage
+from .console import Console
+from .options import EXIT_ERROR, EXIT_OK, EXIT_USAGE, EXITS, Parser
+from .store import settled
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["main", "parser"]
+
+_COMMANDS = (status, usage)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = Parser(
+        prog="tokencap",
+        description="Budgets of tokens: how they stand, where they went, and how to change them.",
+        epilog=f"{EXITS}\n\nexample:\n  tokencap status\nMore: tokencap COMMAND --help",
+    )
+    top.add_argument("--version", action="version", version=f"tokencap {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", title="commands", dest="command")
+    for module in _COMMANDS:
+        module.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status. Never raises but for a wrong command line."""
+    top = parser()
+    args = top.parse_args(argv)
+    if args.command is None:
+        top.print_help(sys.stderr)
+        return EXIT_USAGE
+    args.backend = settled(args.backend, os.environ)
+    try:
+        status: int = args.perform(args, Console())
+    except BrokenPipeError:
+        # `tokencap ... | head`: whoever read has seen enough. Python would complain once more at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return 130
+    except TokencapError as error:
+        sys.stderr.write(f"tokencap: {error}\n")
+        return EXIT_ERROR
+    return status
