@@ -13,8 +13,11 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._config import configuration
+from ._plans import Plans
 from ._scope import Scope
 from .backends.protocol import Backend
+from .backends.urls import open_url
 from .clients.family import family_of
 from .clients.patching import Patch
 from .errors import ConfigurationError
@@ -45,6 +48,8 @@ class _Process:
         self.taken = False
         """True once wrap() or patch() has taken the Guard up."""
         self.quiet = False
+        self.sources: tuple[str, ...] = ()
+        """The file and the variables that configured it."""
         self.patch: Patch | None = None
 
     def current(self) -> Guard:
@@ -64,10 +69,12 @@ class _Process:
 
     def take(self, limit: int | None, policy: Policy | None, strict: bool, wait: float, caller: str) -> Guard:
         """Return the Guard for a call of wrap() or patch(), made from its arguments if there is none."""
-        asked = resolve_policy(limit, policy, strict)
+        asked: Policy | None = resolve_policy(limit, policy, strict)
+        if limit is None and policy is None:
+            asked = None
         if self.guard is None or self.guard.closed:
-            self.guard, self.taken, self.quiet = Guard(asked, wait=wait), False, False
-        elif self.taken or limit is not None or policy is not None:
+            return self.make(asked, wait=wait)
+        if self.taken or limit is not None or policy is not None:
             log.warning(
                 "%s: a Guard is active and is used as it is; limit=, policy= and the like are ignored here. "
                 "Call tokencap.teardown() first to start a fresh session",
@@ -75,8 +82,53 @@ class _Process:
             )
         return self.guard
 
+    def make(
+        self,
+        policy: Policy | None,
+        identifiers: Mapping[str, str] | None = None,
+        backend: Backend | None = None,
+        otel_enabled: bool = True,
+        quiet: bool = False,
+        *,
+        wait: float = 0.0,
+        on_backend_error: str = "block",
+        ledger: bool = True,
+    ) -> Guard:
+        """Make the Guard. What no argument says is as it was configured."""
+        found = configuration()
+        asked = policy if policy is not None else found.policy or Policy.tracking()
+        if identifiers is None and found.identifiers is not None:
+            try:
+                Plans(asked, {}).check(found.identifiers)
+            except ConfigurationError as error:
+                raise found.at("identifiers", error) from None
+            identifiers = found.identifiers
+        if backend is None and found.backend is not None:
+            try:
+                backend = open_url(found.backend)
+            except ConfigurationError as error:
+                raise found.at("backend", error) from None
+        if on_backend_error == "block" and found.on_backend_error is not None:
+            on_backend_error = found.on_backend_error
+        guard = Guard(
+            asked,
+            identifiers,
+            backend,
+            otel_enabled and found.otel is not False,
+            wait=wait or found.wait or 0.0,
+            on_backend_error=on_backend_error
+            if on_backend_error != "block"
+            else found.on_backend_error or "block",
+            ledger=ledger and found.ledger is not False,
+        )
+        self.guard, self.taken = guard, False
+        self.quiet, self.sources = quiet or bool(found.quiet), found.sources
+        return guard
+
     def announce(self, lines: list[str], quiet: bool) -> None:
         """Print the start-up lines, the first time a Guard is taken up."""
+        if self.sources:
+            lines = [*lines, f"[tokencap] configured by {', '.join(self.sources)}"]
         if not (self.taken or self.quiet or quiet):
             text = "\n".join(lines)
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -194,7 +246,8 @@ def wrap(
 ) -> Any:
     """Return a guarded copy of a client of a supported SDK, sync or async.
 
-    `limit` (tokens) is short for a policy that blocks at 100 %; without both, tokens are only counted.
+    `limit` (tokens) is short for a policy that blocks at 100 %; without both it is as it was configured (see
+    `init`), else tokens are only counted.
     `strict` makes it a limit that is never passed; `wait` is for how many seconds a call waits for the
     holds of others before it is refused.
     The copy is of the same class and has `get_status()`. The process-wide Guard is made at the first
@@ -221,23 +274,23 @@ def init(
 ) -> Guard:
     """Configure the process-wide Guard before `wrap()` or `patch()` takes it up, and return it.
 
-    Raises `ConfigurationError` when one is active already.
+    What is left out is as `tokencap.toml`, `[tool.tokencap]` in `pyproject.toml` and the `TOKENCAP_*`
+    variables say, if there are any. Raises `ConfigurationError` when one is active already.
     """
     with _process.lock:
         if _process.guard is not None and not _process.guard.closed:
             raise ConfigurationError("a Guard is active already; call tokencap.teardown() before init()")
-        _process.guard = Guard(
-            resolve_policy(None, policy),
+        return _process.make(
+            policy,
             identifiers,
             backend,
             otel_enabled,
+            quiet,
             wait=wait,
             on_backend_error=on_backend_error,
             ledger=ledger,
             otel=otel,
         )
-        _process.taken, _process.quiet = False, quiet
-        return _process.guard
 
 
 def patch(
@@ -259,6 +312,8 @@ def patch(
         if _process.patch is not None:
             raise ConfigurationError("patch() is active already; call tokencap.unpatch() first")
         resolve_policy(limit, policy, strict)
+        if providers is None:
+            providers = configuration().providers
         prepared = Patch.prepare(providers, _process.current)
         guard = _process.take(limit, policy, strict, wait, "tokencap.patch()")
         prepared.apply()

@@ -40,7 +40,7 @@ def ceiling_of(session: CallSession) -> int | None:
 def output_of(session: CallSession, cap: int | None, ratio: float) -> Output:
     """Return the output of a call of this cap under a strict budget, and the least it may be clamped to."""
     runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
-    unstated = cap is None
+    unstated = dialect.output_cap(body) is None
     if cap is None:
         cap = _UNSTATED
     if not dialect.cap_fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -315,6 +316,16 @@ class Policy:
         """Return what `limit=N` is short for: one dimension, `session`, blocked at 100 %."""
         block = Threshold(at_pct=1.0, actions=[Action(kind=ActionKind.BLOCK)])
         return cls({"session": DimensionPolicy(limit=limit, thresholds=[block], strict=strict)})
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Policy:
+        """Return the policy that a `tokencap.toml`, or `[tool.tokencap]` in a `pyproject.toml`, describes.
+
+        Raises `ConfigurationError` with the file, the key and its line.
+        """
+        from ._config import policy_of
+
+        return policy_of(path)
 
     @classmethod
     def tracking(cls) -> Policy:
