@@ -93,6 +93,7 @@ class _Process:
         wait: float = 0.0,
         on_backend_error: str = "block",
         ledger: bool = True,
+        otel: Otel | None = None,
     ) -> Guard:
         """Make the Guard. What no argument says is as it was configured."""
         found = configuration()
@@ -116,10 +117,9 @@ class _Process:
             backend,
             otel_enabled and found.otel is not False,
             wait=wait or found.wait or 0.0,
-            on_backend_error=on_backend_error
-            if on_backend_error != "block"
-            else found.on_backend_error or "block",
+            on_backend_error=on_backend_error,
             ledger=ledger and found.ledger is not False,
+            otel=otel,
         )
         self.guard, self.taken = guard, False
         self.quiet, self.sources = quiet or bool(found.quiet), found.sources
