@@ -42,7 +42,7 @@ def _watched_class(stream_type: Any) -> Any:
     bases = tuple(
         base for base in stream_type.__mro__ if base.__name__ in ("SyncByteStream", "AsyncByteStream")
     )
-    return type("WatchedBody", (_Watched, *bases), {})
+    return type("WatchedBody", (_Watched, *bases), {"__module__": stream_type.__module__})
 
 
 class _Watched:

@@ -137,6 +137,7 @@ FREE = (
 
 MANAGED = (
     "/v1/agents",
+    "/v1/compliance",
     "/v1/deployments",
     "/v1/environments",
     "/v1/files",

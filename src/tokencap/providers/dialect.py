@@ -177,7 +177,8 @@ class Dialect:
 
     def unbounded(self, body: Mapping[str, Any]) -> str | None:
         """Return what makes the prompt grow at the provider, out of our sight; None if nothing does."""
-        for tool in body.get("tools") or ():
+        tools = body.get("tools")
+        for tool in tools if isinstance(tools, (list, tuple)) else ():
             kind = get(tool, "type")
             if isinstance(kind, str) and _HOSTED_TOOL.match(kind):
                 return f"the hosted tool {kind!r}"

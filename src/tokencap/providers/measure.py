@@ -58,7 +58,8 @@ class _Total:
             self.text(value)
         elif isinstance(value, (dict, Mapping)):
             kind = value.get("type")
-            if kind in _MEDIA_TYPES or kind in _FILE_TYPES:
+            # In a JSON schema it may be a list of types, or the schema of a field of that name.
+            if isinstance(kind, str) and (kind in _MEDIA_TYPES or kind in _FILE_TYPES):
                 self.media(kind, value)
                 return
             if "role" in value:

@@ -126,7 +126,8 @@ class ConversationDialect(Dialect):
         return bool(body.get("model"))
 
     def unbounded(self, body: Mapping[str, Any]) -> str | None:
-        for tool in body.get("tools") or ():
+        tools = body.get("tools")
+        for tool in tools if isinstance(tools, (list, tuple)) else ():
             if get(tool, "type") != "function":
                 return f"the hosted tool {get(tool, 'type')!r}"
         return "the instructions of a stored agent" if body.get("agent_id") else None

@@ -58,7 +58,7 @@ def _delta_size(choice: Any) -> int:
     return size
 
 
-_UNFINISHED = frozenset({"queued", "in_progress", "requires_action", "cancelling"})
+_UNFINISHED = ("queued", "in_progress", "requires_action", "cancelling")
 
 
 def _typed(payload: Any) -> tuple[Any, Any]:
