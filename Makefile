@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 DEV := $(VENV)/dev
 DEMO := $(VENV)/demo
+TRACED := $(VENV)/instrumentation
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
@@ -12,11 +13,11 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test test-ordeal lint test-versions test-frameworks \
+.PHONY: help demo smoke test test-ordeal lint test-transparency test-instrumentation test-versions test-frameworks \
 	bench redis-up redis-down test-live package clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO)/.installed ## watch a looping agent being warned, degraded and blocked (no API key needed)
 	@$(DEMO)/bin/python scripts/demo.py
@@ -35,6 +36,12 @@ lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyrig
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
 	$(DEV)/bin/pyright --pythonpath $(DEV)/bin/python
+
+test-transparency: $(DEV)/.installed ## the SDKs' own test suites with their clients guarded (takes many minutes)
+	@$(DEV)/bin/python scripts/transparency.py $(ARGS)
+
+test-instrumentation: $(TRACED)/.installed ## spans of Logfire, Langfuse, OpenLLMetry and the SDKs beside a Guard
+	@$(TRACED)/bin/python -m pytest tests/instrumentation -p no:cacheprovider $(ARGS)
 
 test-versions: $(DEV)/.installed ## the call matrix on every Python found, with the oldest and newest SDKs
 	@$(DEV)/bin/python scripts/versions.py $(ARGS)
@@ -64,10 +71,13 @@ clean: ## remove what the other targets made
 # The stamp is written last, so an install that failed or was interrupted is done again.
 $(DEV)/.installed: EXTRAS := dev
 $(DEMO)/.installed: EXTRAS := anthropic,openai
-$(DEV)/.installed $(DEMO)/.installed: pyproject.toml src/tokencap/_version.py
+$(TRACED)/.installed: EXTRAS := anthropic,openai
+$(TRACED)/.installed: ALSO := --requirement tests/instrumentation/requirements.txt
+$(TRACED)/.installed: tests/instrumentation/requirements.txt
+$(DEV)/.installed $(DEMO)/.installed $(TRACED)/.installed: pyproject.toml src/tokencap/_version.py
 	@echo "installing into $(@D) (once; about half a minute)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "$(PYTHON) is too old: tokencap needs Python 3.9 or later (make PYTHON=...)")'
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23"
-	@$(@D)/bin/python $(PIP_INSTALL) --editable ".[$(EXTRAS)]"
+	@$(@D)/bin/python $(PIP_INSTALL) --editable ".[$(EXTRAS)]" $(ALSO)
 	@touch $@
