@@ -78,6 +78,7 @@ def webhook(action: Action, moment: Moment) -> Flow[None]:
             "policy": moment.status.active_policy,
             "timestamp": moment.status.timestamp,
         },
+        action.webhook_secret,
     )
     return
     yield  # a flow without steps is still a generator

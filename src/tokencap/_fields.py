@@ -53,6 +53,7 @@ ACTION: Mapping[str, Field] = {
     ),
     "degrade_to": Field(MODELS, "DEGRADE: a model, or a table of them by provider or by model."),
     "webhook_url": Field(TEXT, "WEBHOOK: where to post to."),
+    "webhook_secret": Field(TEXT, "WEBHOOK: what the posts are signed with, 'whsec_...'."),
 }
 THRESHOLD: Mapping[str, Field] = {
     "at_pct": Field(SHARE, "The share of the limit: 0.8 is 80 %."),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from inspect import iscoroutinefunction
 from typing import Any, Callable, TypeVar, cast
@@ -24,6 +25,7 @@ __all__ = [
     "check_count",
     "check_dimension",
     "resolve_policy",
+    "secret_key",
 ]
 
 
@@ -102,13 +104,15 @@ class Action:
 
     WARN takes `callback(status)`, called once per window in the caller's thread; it may be
     `async def`. DEGRADE takes `degrade_to`: a model, or a mapping from provider or from model to
-    model. WEBHOOK takes `webhook_url` (http or https). BLOCK takes nothing.
+    model. WEBHOOK takes `webhook_url` (http or https) and, if its posts are to be signed as Standard
+    Webhooks are, `webhook_secret` ("whsec_" and at least 24 bytes in base64). BLOCK takes nothing.
     """
 
     kind: ActionKind
     callback: Callable[[Any], Any] | None = None
     degrade_to: str | Mapping[str, str] | None = None
     webhook_url: str | None = None
+    webhook_secret: str | None = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -116,6 +120,7 @@ class Action:
         callback: Callable[[Any], Any] | None = None,
         degrade_to: str | Mapping[str, str] | None = None,
         webhook_url: str | None = None,
+        webhook_secret: str | None = None,
     ) -> None:
         kind = as_member(ActionKind, kind, "the kind of an Action")
         fields = {"kind": kind, "callback": callback, "degrade_to": degrade_to, "webhook_url": webhook_url}
@@ -131,8 +136,13 @@ class Action:
             )
         if kind is ActionKind.DEGRADE:
             object.__setattr__(self, "degrade_to", _check_degrade_to(self.degrade_to))
+        object.__setattr__(self, "webhook_secret", webhook_secret)
         if kind is ActionKind.WEBHOOK:
             _check_url(self.webhook_url)
+            if webhook_secret is not None:
+                secret_key(webhook_secret)
+        elif webhook_secret is not None:
+            raise ConfigurationError(f"webhook_secret= was given to a {kind} action, which has no use for it")
 
 
 def _check_degrade_to(value: object) -> str | dict[str, str]:
@@ -146,6 +156,21 @@ def _check_degrade_to(value: object) -> str | dict[str, str]:
         f"a DEGRADE action needs degrade_to=, a model name or a mapping like "
         f"{{'anthropic': 'claude-haiku-4-5', 'gpt-4o': 'gpt-4o-mini'}}; it is {value!r}"
     )
+
+
+_LEAST_SECRET = 24
+
+
+def secret_key(secret: object) -> bytes:
+    """Return the key in a webhook secret. Raises `ConfigurationError`, which does not repeat it."""
+    try:
+        if isinstance(secret, str) and secret.startswith("whsec_"):
+            key = base64.b64decode(secret[len("whsec_") :], validate=True)
+            if len(key) >= _LEAST_SECRET:
+                return key
+    except ValueError:
+        pass
+    raise ConfigurationError(f"webhook_secret must be 'whsec_' and at least {_LEAST_SECRET} bytes in base64")
 
 
 _IN_A_URL = frozenset(map(chr, range(33, 127)))

@@ -94,7 +94,7 @@ def test_actions_of_one_threshold_run_warnings_first(monkeypatch: pytest.MonkeyP
         degrade("gpt-4o-mini"),
     ]
     with memory(policy(100, (0.5, actions))) as guard:
-        monkeypatch.setattr(guard.runtime.webhooks, "post", lambda url, payload: order.append("WEBHOOK"))
+        monkeypatch.setattr(guard.runtime.webhooks, "post", lambda url, payload, secret: order.append("WEBHOOK"))
         spend(guard, 60)
         with pytest.raises(BudgetExceededError):
             spend(guard, 1)
@@ -354,7 +354,7 @@ def test_what_stands_beside_a_block_fires_once_when_it_refuses() -> None:
     posted: list[Any] = []
     actions = [block(), warn(seen.append), webhook("http://nowhere.invalid/")]
     with memory(policy(100, (1.0, actions))) as guard:
-        guard.runtime.webhooks.post = lambda url, payload: posted.append(payload)  # type: ignore[method-assign]
+        guard.runtime.webhooks.post = lambda url, payload, secret: posted.append(payload)  # type: ignore[method-assign]
         spend(guard, 90)
         assert (seen, posted) == ([], [])
         for _ in range(3):

@@ -16,8 +16,8 @@ from typing import Any, Callable, Optional
 import pytest
 from calls import block, policy, python, spend, warn, webhook
 
-from tokencap import BudgetExceededError, Guard, _webhooks
-from tokencap._webhooks import Webhooks
+from tokencap import Action, BudgetExceededError, ConfigurationError, Guard, _webhooks
+from tokencap._webhooks import Webhooks, signed
 from tokencap.backends.memory import MemoryBackend
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -26,7 +26,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"
 class Receiver:
     """A server that keeps what is posted to it and answers as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.posts: list[tuple[str, dict[str, str], Any]] = []
         self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] = self.accept
         receiver = self
@@ -40,7 +40,7 @@ class Receiver:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/alerts?key=secret"
@@ -222,7 +222,7 @@ def test_a_hanging_endpoint_is_given_up_and_the_next_delivery_made(
     assert "hidden-token" not in message
 
 
-@pytest.mark.parametrize("code", [400, 404, 500, 503])
+@pytest.mark.parametrize("code", [400, 404, 410])
 def test_a_receiver_that_refuses_is_logged_and_not_asked_again(
     receiver: Receiver, code: int, caplog: Any
 ) -> None:
@@ -336,6 +336,168 @@ def test_posts_from_many_threads_all_arrive(receiver: Receiver) -> None:
     webhooks.flush()
     assert len({body["id"] for _, _, body in receiver.posts}) == 80
     assert len(receiver.posts) == 80
+
+
+# -- tried again -------------------------------------------------------------------------------------------
+
+
+def failing(codes: list[int], **headers: str) -> Callable[[Any], None]:
+    """Answer with these codes, then accept."""
+
+    def answer(handler: Any) -> None:
+        handler.send_response(codes.pop(0) if codes else 204)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 503])
+def test_a_receiver_with_troubles_of_its_own_is_asked_again(
+    receiver: Receiver, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_webhooks, "PAUSES", (0.01, 0.01, 0.01))
+    receiver.answer = failing([code, code])
+    webhooks = Webhooks()
+    webhooks.post(receiver.url, {"number": 1})
+    receiver.wait_for(3)
+    webhooks.flush()
+    assert len(receiver.posts) == 3
+    assert len({body["id"] for _, _, body in receiver.posts}) == 1
+    assert len({headers["Webhook-Id"] for _, headers, _ in receiver.posts}) == 1
+
+
+def test_a_receiver_that_was_down_gets_what_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_webhooks, "PAUSES", (0.05,) * 200)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    webhooks = Webhooks()
+    webhooks.post(f"http://127.0.0.1:{port}/", {"number": 1})
+    time.sleep(0.1)
+    receiver = Receiver(port)
+    receiver.wait_for(1)
+    receiver.close()
+    webhooks.flush()
+
+
+def test_a_delivery_is_given_up_after_the_last_pause(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(_webhooks, "PAUSES", (0.01, 0.01))
+    receiver.answer = failing([500] * 9)
+    webhooks = Webhooks()
+    webhooks.post(receiver.url, {})
+    deadline = time.monotonic() + 5
+    while "given up" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.005)
+    webhooks.flush()
+    assert len(receiver.posts) == 3
+    assert "HTTPError 500 (attempt 3, given up)" in caplog.text
+
+
+def test_the_pauses_grow_and_heed_what_the_receiver_asks_for(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    receiver.answer = failing([503], Retry_After="77")
+    webhooks = Webhooks()
+    with caplog.at_level(logging.INFO, "tokencap.webhooks"):
+        webhooks.post(receiver.url, {})
+        deadline = time.monotonic() + 5
+        while not webhooks._later and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert 70 < webhooks._later[0].due - time.monotonic() <= 77
+    assert "again in 77 s" in caplog.text
+    webhooks.flush()
+    assert list(_webhooks.PAUSES) == sorted(_webhooks.PAUSES)
+
+
+def test_what_waits_for_another_try_is_tried_a_last_time_by_a_flush(receiver: Receiver) -> None:
+    receiver.answer = failing([503])
+    webhooks = Webhooks()
+    webhooks.post(receiver.url, {})
+    receiver.wait_for(1)
+    webhooks.flush()
+    assert len(receiver.posts) == 2
+    assert not webhooks._later
+
+
+def test_one_receiver_that_is_down_does_not_hold_up_another(receiver: Receiver) -> None:
+    other = Receiver()
+    other.answer = failing([500] * 9)
+    webhooks = Webhooks()
+    webhooks.post(other.url, {})
+    other.wait_for(1)
+    webhooks.post(receiver.url, {})
+    receiver.wait_for(1)
+    webhooks._later.clear()
+    webhooks.flush()
+    other.close()
+
+
+def test_what_waits_for_another_try_takes_room_in_the_queue(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_webhooks, "CAPACITY", 2)
+    receiver.answer = failing([500] * 9)
+    webhooks = Webhooks()
+    for number in (1, 2):
+        webhooks.post(receiver.url, {})
+        receiver.wait_for(number)
+    deadline = time.monotonic() + 5
+    while len(webhooks._later) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    webhooks.post(receiver.url, {})
+    assert webhooks.dropped == 1
+    webhooks._later.clear()
+    webhooks.flush()
+
+
+# -- signed ------------------------------------------------------------------------------------------------
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def test_a_signature_is_that_of_the_standard() -> None:
+    # The example of the specification's own libraries.
+    body = b'{"test": 2432232314}'
+    assert signed("msg_p5jXN8AQM9LWM0D4loKWxJek", body, SECRET, 1614265330) == {
+        "Webhook-Timestamp": "1614265330",
+        "Webhook-Signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+
+
+def test_posts_are_signed_over_what_was_sent_when_there_is_a_secret(receiver: Receiver) -> None:
+    action = Action("WEBHOOK", webhook_url=receiver.url, webhook_secret=SECRET)
+    with Guard(policy(1_000, (0.5, [action])), backend=MemoryBackend(), otel_enabled=False) as guard:
+        spend(guard, 700)
+    (_, headers, body) = receiver.posts[0]
+    sent = json.dumps(body).encode()
+    assert abs(int(headers["Webhook-Timestamp"]) - time.time()) < 60
+    assert headers["Webhook-Id"] == body["id"]
+    expected = signed(body["id"], sent, SECRET, int(headers["Webhook-Timestamp"]))
+    assert headers["Webhook-Signature"] == expected["Webhook-Signature"]
+    assert SECRET not in repr(action)
+    assert SECRET not in json.dumps(receiver.posts)
+
+
+def test_without_a_secret_there_is_no_signature(receiver: Receiver) -> None:
+    with guard_on(receiver.url) as guard:
+        spend(guard, 700)
+    assert "Webhook-Signature" not in receiver.posts[0][1]
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ=", "whsec_!!!", SECRET[6:], 5])
+def test_a_secret_that_is_none_is_a_mistake_that_is_not_repeated(secret: Any) -> None:
+    with pytest.raises(ConfigurationError, match="webhook_secret must be") as caught:
+        Action("WEBHOOK", webhook_url="https://example.com/", webhook_secret=secret)
+    assert SECRET[6:] not in str(caught.value)
+
+
+def test_only_a_webhook_has_a_secret() -> None:
+    with pytest.raises(ConfigurationError, match="no use for it"):
+        Action("BLOCK", webhook_secret=SECRET)
 
 
 FORKING = """
