@@ -94,7 +94,9 @@ def test_actions_of_one_threshold_run_warnings_first(monkeypatch: pytest.MonkeyP
         degrade("gpt-4o-mini"),
     ]
     with memory(policy(100, (0.5, actions))) as guard:
-        monkeypatch.setattr(guard.runtime.webhooks, "post", lambda url, payload, secret: order.append("WEBHOOK"))
+        monkeypatch.setattr(
+            guard.runtime.webhooks, "post", lambda url, payload, secret: order.append("WEBHOOK")
+        )
         spend(guard, 60)
         with pytest.raises(BudgetExceededError):
             spend(guard, 1)
