@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
-from backends.redis_servers import Server, fresh_prefix
+from backends.redis_servers import Server, fresh_prefix, until
 from ordeal import ORDEALS, TIMEOUT, Case, begins_broken, forgets
+from tokencap import BackendError, BudgetKey, Guard, Policy
 from tokencap._loopback import LoopbackProvider
+from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.redis import RedisBackend
 from tokencap.backends.sqlite import SQLiteBackend
 
@@ -183,6 +186,40 @@ def test_a_redis_that_is_started_late(shape: str, loopback: LoopbackProvider) ->
         backend.close()
     finally:
         late.remove()
+
+
+def test_a_guard_with_many_open_calls_does_not_wait_for_a_dead_store_once_for_each(
+    loopback: LoopbackProvider,
+) -> None:
+    class Dying(MemoryBackend):
+        dead = False
+        asked = 0
+
+        def settle(self, *args: Any) -> Any:
+            self.asked += 1
+            if self.dead:
+                raise BackendError("memory: dead")
+            return super().settle(*args)
+
+    backend = Dying()
+    guard = Guard(Policy.blocking(10_000), {"session": "s"}, backend, lease_seconds=60.0)
+    with guard.wrap(openai.OpenAI(max_retries=0)) as client:
+        streams: list[Any] = [
+            client.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "hello"}], stream=True
+            )
+            for _ in range(20)
+        ]
+        backend.dead = True
+        guard.teardown()
+        assert backend.asked < 10
+        backend.dead = False
+        until(lambda: not guard.runtime.keeper.kept)
+        (state,) = backend.get_states([(BudgetKey("session", "s"), 10_000)])
+        assert (state.reserved, state.calls) == (0, 0)
+        assert state.used > 0
+        for stream in streams:
+            stream.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="made of what only posix has")

@@ -244,7 +244,7 @@ class TestTopology:
             started = time.monotonic()
             with pytest.raises(BackendError):
                 backend.reserve("call", [hold(key)], 10, LEASE)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 2.5
             # One key can be asked for at its destination.
             sent = next(backend._verbs.set_limit(key, 50))
             assert backend._call(sent._replace(keys=sent.keys[:1])) == b""
@@ -284,7 +284,7 @@ class TestSilentNodes:
                 backend.reserve("call", holds, 10, LEASE)
             with pytest.raises(BackendError):
                 asyncio.run(backend.as_async().reserve("acall", holds, 10, LEASE))
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 2 * 0.6 + 3
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             try:
@@ -307,7 +307,7 @@ class TestSilentNodes:
                 states(backend, keys)
         with pytest.raises(BackendError):
             asyncio.run(backend.as_async().get_states([(keys[0], 100)]))
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 3 * 0.6 + 4
         for node in own.nodes:
             node.start()
         deadline = time.monotonic() + 10

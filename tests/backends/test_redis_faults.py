@@ -62,8 +62,8 @@ def reserve(request, own):
     backend.close()
 
 
-def fails(step, within=TIMEOUT * 1.5 + 0.1):
-    """Perform `step`, which must raise BackendError in time; return the error."""
+def fails(step, within=TIMEOUT + 2.0):
+    """Perform `step`, which must raise BackendError in time, on a busy machine too; return the error."""
     started = time.monotonic()
     with pytest.raises(BackendError) as caught:
         step()
@@ -131,7 +131,7 @@ class TestUnreachable:
         with own.stopped():
             worst, error = asyncio.run(beside())
         assert isinstance(error, BackendError)
-        assert worst < 0.15
+        assert worst < 0.8 * TIMEOUT
 
     def test_those_who_queue_behind_a_silent_server_fail_with_those_in_front(self, own, reserve):
         flavour = reserve.backend.as_async()

@@ -25,6 +25,8 @@ from tokencap.errors import BackendError, ConfigurationError
 
 KEY = BudgetKey("tenant", "acme")
 HOLD = Hold(KEY, 1000, None, 1, 1)
+PATIENCE = 1.0
+"""Seconds that a busy machine may take for what takes no time."""
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 may_fork_with_threads = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -82,7 +84,7 @@ def failing(backend, words):
             verb()
         assert caught.value.__cause__ is not None
         assert str(caught.value).startswith("sqlite:")
-    assert time.monotonic() - started < 5 * (0.15 + 0.25)
+    assert time.monotonic() - started < 5 * (0.15 + PATIENCE)
 
 
 class TestArguments:
@@ -302,17 +304,20 @@ class TestALockedFile:
 
     def test_other_threads_read_while_one_waits(self, backend, path):
         spend(backend)
-        with locked(path):
-            waiting = threading.Thread(target=failing, args=(backend, "kept locked"))
+        backend.timeout = 60.0
+        with locked(path) as other:
+            waiting = threading.Thread(target=spend, args=(backend,))
             waiting.start()
             time.sleep(0.05)
-            started = time.monotonic()
             assert used(backend) == 1
-            assert time.monotonic() - started < 0.1
+            assert waiting.is_alive()
+            other.execute("ROLLBACK")
             waiting.join()
+        assert used(backend) == 2
 
     def test_the_event_loop_goes_on(self, backend, path):
         spend(backend)
+        backend.timeout = 1.0
         flavour = backend.as_async()
 
         async def main():
@@ -329,8 +334,8 @@ class TestALockedFile:
             return gaps
 
         gaps = asyncio.run(main())
-        assert len(gaps) > 50
-        assert max(gaps) < 0.1
+        assert len(gaps) > 10
+        assert max(gaps) < 0.7
 
     def test_many_waiting_tasks_all_fail_in_time(self, backend, path):
         spend(backend)
@@ -345,7 +350,8 @@ class TestALockedFile:
 
         started = time.monotonic()
         assert all(isinstance(result, BackendError) for result in asyncio.run(main()))
-        assert time.monotonic() - started < 1.0
+        # One after the other they would take 25 times the time-out.
+        assert time.monotonic() - started < 0.15 + 2 * PATIENCE
 
     def test_a_cancelled_task_leaves_no_step_half_done(self, backend, path):
         spend(backend)
