@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import pytest
 
-from backends.redis_servers import fresh_prefix, open_redis, shared_cluster, shared_server
+from backends.redis_servers import PATIENCE, fresh_prefix, open_redis, shared_cluster, shared_server
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import Backend
 from tokencap.backends.sqlite import SQLiteBackend
@@ -37,7 +37,8 @@ def memory(folder: Path, **kwargs: Any) -> Store:
 
 
 def sqlite(folder: Path, **kwargs: Any) -> Store:
-    return Store(functools.partial(SQLiteBackend, str(folder / "tokencap.db"), **kwargs), shared=True)
+    opener = functools.partial(SQLiteBackend, str(folder / "tokencap.db"), **{"timeout": PATIENCE, **kwargs})
+    return Store(opener, shared=True)
 
 
 def redis(folder: Path, **kwargs: Any) -> Store:
