@@ -72,8 +72,9 @@ class PredictionTally(ContentTally):
     """Usage of embeddings on Vertex: told for each of them."""
 
     def _note(self, payload: Any) -> bool:
-        predictions = get(payload, "predictions") or ()
-        statistics = [get(get(one, "embeddings"), "statistics") for one in predictions]
+        predictions = get(payload, "predictions")
+        listed = predictions if isinstance(predictions, (list, tuple)) else ()
+        statistics = [get(get(one, "embeddings"), "statistics") for one in listed]
         total = sum(count_of(one, "token_count") for one in statistics if one is not None)
         if total:
             self.usage = TokenUsage(total, 0)
@@ -110,8 +111,10 @@ class ContentDialect(Dialect):
         return {"generationConfig": {**_config(body), "maxOutputTokens": cap}}
 
     def unbounded(self, body: Mapping[str, Any]) -> str | None:
-        for tool in body.get("tools") or ():
-            hosted = [name for name in tool if name != "functionDeclarations"]
+        tools = body.get("tools")
+        for tool in tools if isinstance(tools, (list, tuple)) else ():
+            named = tool if isinstance(tool, Mapping) else ()
+            hosted = [name for name in named if name != "functionDeclarations"]
             if hosted:
                 return f"the hosted tool {hosted[0]!r}"
         return None
