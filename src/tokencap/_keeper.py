@@ -81,6 +81,11 @@ class Keeper(ForkAware):
                     state.key.dimension,
                     ascii(state.key.identifier[:64]),
                     state.expired,
+                    extra={
+                        "dimension": state.key.dimension,
+                        "identifier": state.key.identifier,
+                        "tokens": state.expired - known,
+                    },
                 )
 
     def drop(self, session: CallSession) -> None:
@@ -97,7 +102,11 @@ class Keeper(ForkAware):
         entry: Entry | None = None,
     ) -> None:
         """Try a settlement again until the store takes it."""
-        log.error("a settlement of %d tokens failed and is kept; it is tried again every second", tokens)
+        log.error(
+            "a settlement of %d tokens failed and is kept; it is tried again every second",
+            tokens,
+            extra={"tokens": tokens, "call_id": reservation.id},
+        )
         self._kept.append((plan, reservation, tokens, marks, entry))
         if self._thread is None:
             self._start()
@@ -178,7 +187,9 @@ class Keeper(ForkAware):
             run(self.drain())
         except BackendError:
             log.exception(
-                "%d settlements could not be stored and are lost with this process", len(self._kept)
+                "%d settlements could not be stored and are lost with this process",
+                len(self._kept),
+                extra={"settlements": len(self._kept)},
             )
 
     def _renew(self) -> None:
@@ -222,7 +233,7 @@ class Keeper(ForkAware):
                     renew_at = time.monotonic() + interval
                 run(self.drain())
             except BackendError as error:
-                log.warning("the store cannot be reached: %s", error)
+                log.warning("the store cannot be reached: %s", error, extra={"settlements": len(self._kept)})
             except Exception:
                 log.exception("unexpected; the keeper goes on")
 

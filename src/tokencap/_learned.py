@@ -71,4 +71,5 @@ class Learned:
             usage.input_tokens,
             usage.output_tokens,
             held,
+            extra={"call_id": session.id, "model": session.model, "tokens": usage.total, "held": held},
         )

@@ -44,7 +44,17 @@ def log_status(status: StatusResponse) -> None:
     for name, state in status.dimensions.items():
         if not state.unlimited:
             log.warning(
-                "%s: %d of %d tokens used (%.0f%%)", name, state.used, state.limit, state.pct_used * 100
+                "%s: %d of %d tokens used (%.0f%%)",
+                name,
+                state.used,
+                state.limit,
+                state.pct_used * 100,
+                extra={
+                    "dimension": name,
+                    "identifier": state.key.identifier,
+                    "used": state.used,
+                    "limit": state.limit,
+                },
             )
 
 

@@ -20,6 +20,7 @@ from .budget import BudgetState, Hold, Mark, Reservation, Settlement
 from .errors import BackendError, ConfigurationError
 from .policy import ActionKind
 from .status import StatusResponse, build_status
+from .telemetry import logs
 from .telemetry.record import CallHook, CallRecord
 
 if TYPE_CHECKING:
@@ -192,10 +193,12 @@ class Runtime:
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
-        return self.observer is not None or any(runtime.hooks for runtime in self.lineage())
+        wanted = self.observer is not None or logs.wanted()
+        return wanted or any(runtime.hooks for runtime in self.lineage())
 
     def note(self, record: CallRecord) -> None:
-        """Hand the record of an ended call to every hook; what a hook raises is logged."""
+        """Log the record of an ended call and hand it to every hook; what a hook raises is logged."""
+        logs.call_ended(record)
         for hook in [hook for runtime in self.lineage() for hook in runtime.hooks]:
             try:
                 hook(record)
@@ -212,12 +215,13 @@ class Runtime:
 
     def note_fired(self, kind: ActionKind, dimension: str) -> None:
         """Note that an action was carried out."""
+        logs.fired(kind, dimension)
         if self.observer is not None:
             self.observer.fired(kind, dimension)
 
     def note_degraded(self, due: Degrade) -> None:
         """Note that a call is sent to a cheaper model."""
-        log.debug("degraded to %s", due.model)
+        log.debug("degraded to %s", due.model, extra={"model": due.model})
         self.note_fired(ActionKind.DEGRADE, due.budget.key.dimension)
 
     def warn_once(self, message: str) -> None:

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
+from urllib.parse import urlsplit
 
 from .._flow import Step
 from ..policy import Provider
 from ..providers.dialect import Endpoint
 from ..providers.tokenizer import count_text
 
-__all__ = ["Remote", "counting"]
+__all__ = ["Remote", "counting", "host_of"]
 
 log = logging.getLogger("tokencap.clients")
 
@@ -93,5 +94,13 @@ def _resting(where: str) -> bool:
 def _rest(where: str, error: Exception) -> None:
     _failed_at[where] = time.monotonic()
     log.debug(
-        "the token counter of %s failed (%s); counting by length for a minute", where, type(error).__name__
+        "the token counter of %s failed (%s); counting by length for a minute",
+        host_of(where),
+        type(error).__name__,
+        extra={"host": host_of(where)},
     )
+
+
+def host_of(url: str) -> str:
+    """Return the host of a base URL, for messages: the rest of it may be secret."""
+    return urlsplit(url).hostname or "the provider"

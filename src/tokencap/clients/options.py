@@ -14,7 +14,7 @@ from .._flow import Flow, Step
 from .._followup import FollowUp
 from .._session import CallSession
 from ..providers import UNLISTED, endpoint_of
-from .counting import Remote, counting
+from .counting import Remote, counting, host_of
 from .exchange import Exchange, session_of
 from .passing import note_passing
 
@@ -160,7 +160,8 @@ class OptionsExchange(Exchange):
         if not _REFUSAL.search(str(error).lower()):
             return False
         _refuses_usage.add(str(self._client.base_url))
-        log.info("%s refuses stream_options; usage of its streams is estimated", self._client.base_url)
+        host = host_of(str(self._client.base_url))
+        log.info("%s refuses stream_options; usage of its streams is estimated", host, extra={"host": host})
         self.options, self._asked, self.hides_usage = self._unasked, {}, False
         return True
 

@@ -91,5 +91,8 @@ def _load(name: str) -> None:
         _encodings[name] = tiktoken.get_encoding(name)
     except Exception as error:
         log.info(
-            "no tiktoken table %s (%s); tokens are estimated from characters", name, type(error).__name__
+            "no tiktoken table %s (%s); tokens are estimated from characters",
+            name,
+            type(error).__name__,
+            extra={"table": name},
         )
