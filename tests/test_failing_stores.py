@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -196,7 +197,7 @@ def test_a_guard_with_many_open_calls_does_not_wait_for_a_dead_store_once_for_ea
         asked = 0
 
         def settle(self, *args: Any) -> Any:
-            self.asked += 1
+            self.asked += threading.current_thread() is threading.main_thread()
             if self.dead:
                 raise BackendError("memory: dead")
             return super().settle(*args)
@@ -212,11 +213,12 @@ def test_a_guard_with_many_open_calls_does_not_wait_for_a_dead_store_once_for_ea
         ]
         backend.dead = True
         guard.teardown()
-        assert backend.asked < 10
+        assert backend.asked <= 2  # for the first, and for all that were kept
         backend.dead = False
-        until(lambda: not guard.runtime.keeper.kept)
-        (state,) = backend.get_states([(BudgetKey("session", "s"), 10_000)])
-        assert (state.reserved, state.calls) == (0, 0)
+        budget = [(BudgetKey("session", "s"), 10_000)]
+        until(lambda: not backend.get_states(budget)[0].calls, seconds=30)
+        (state,) = backend.get_states(budget)
+        assert state.reserved == 0
         assert state.used > 0
         for stream in streams:
             stream.close()

@@ -49,6 +49,7 @@ class Keeper(ForkAware):
         self._live: dict[str, CallSession] = {}
         self._dropped: deque[CallSession] = deque()
         self._kept: deque[tuple[Plan, Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
+        self._ever_kept = 0
         self._disowned: deque[tuple[float, Plan, str]] = deque(maxlen=_DISOWNED)
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -107,6 +108,7 @@ class Keeper(ForkAware):
             tokens,
             extra={"tokens": tokens, "call_id": reservation.id},
         )
+        self._ever_kept += 1
         self._kept.append((plan, reservation, tokens, marks, entry))
         if self._thread is None:
             self._start()
@@ -176,10 +178,11 @@ class Keeper(ForkAware):
                 thread.join(timeout=_JOIN_SECONDS)
         from ._session import Ending
 
+        kept_before = self._ever_kept
         for session in list(self._live.values()):
             ending = session.settle(Ending.CUT, final=True)
             # A store that has just failed is not waited for again and again.
-            if self._kept:
+            if self._ever_kept > kept_before:
                 _fail(ending)
             else:
                 run(ending)
