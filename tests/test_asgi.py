@@ -10,7 +10,6 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 import uvicorn
@@ -23,6 +22,7 @@ import tokencap
 from tokencap import Action, BudgetExceededError, DimensionPolicy, Policy, Threshold
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.sqlite import SQLiteBackend
+from wire import http_library
 
 TENANTS = [f"tenant-{number}" for number in range(10)]
 POOR = "tenant-7"
@@ -114,8 +114,9 @@ def test_200_concurrent_requests_of_10_tenants_are_each_billed_to_their_tenant(
     tokencap.patch(providers=["openai"])
 
     async def visitors(url: str) -> list[tuple[str, int]]:
-        limits = httpx2.Limits(max_connections=200)
-        async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=BUSY_SECONDS) as visitor:
+        httpx = http_library("openai")
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=BUSY_SECONDS) as visitor:
 
             async def visit(number: int) -> tuple[str, int]:
                 tenant = TENANTS[number % 10]

@@ -224,6 +224,9 @@ def test_the_store_is_named_by_the_option_else_by_the_environment(
     monkeypatch.setenv("TOKENCAP_BACKEND", str(tmp_path / "here.db"))
     assert main(["status"]) == 0
     assert "here.db" in capsys.readouterr().out
+    monkeypatch.setenv("TOKENCAP_BACKEND", f"sqlite:{tmp_path / 'here.db'}")
+    assert main(["status"]) == 0
+    assert "here.db" in capsys.readouterr().out
     assert main(["status", "--backend", "elsewhere.db"]) == 1
     assert "elsewhere.db" in capsys.readouterr().err
 

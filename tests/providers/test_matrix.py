@@ -63,7 +63,8 @@ def perform(variant: Variant, wire: Wire, is_async: bool, books: Books | None, w
         client = wire.client(variant.kind, is_async)
         if books is not None and wrapped:
             client = books.guard.wrap(client)
-        return wires.plain(await variant.run(kind.face(client, is_async)))
+        with tokencap.scope(tags={"variant": variant.name}):
+            return wires.plain(await variant.run(kind.face(client, is_async)))
 
     kind = wires.KINDS[variant.kind]
     if "stream" in variant.name.split("response")[-1]:
@@ -102,6 +103,7 @@ def test_a_call_is_counted_to_the_token_once_and_its_reply_is_untouched(
         assert seen == expected
         assert len(books.calls) == variant.calls
         assert {record.provider for record in books.calls} == {variant.provider}
+        assert all(record.tags == {"variant": variant.name} for record in books.calls)
         assert [request.path for request in wire.requests] == [request.path for request in bare.requests]
         if variant.exact:
             assert books.used == wire.tokens == bare.tokens

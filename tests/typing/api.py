@@ -25,6 +25,7 @@ from tokencap import (
     Call,
     CallRecord,
     CheckResult,
+    ChildStatus,
     Coverage,
     CoverageRow,
     CoverageStatus,
@@ -40,6 +41,7 @@ from tokencap import (
     Threshold,
     ThresholdInfo,
     TokenUsage,
+    WouldHave,
 )
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import Backend
@@ -200,3 +202,28 @@ def report() -> None:
     assert_type(found.rows[0].status, CoverageStatus)
     assert_type(found.rows[0].methods, tuple[str, ...])
     assert_type(found.rows[0].calls, int)
+
+
+@tokencap.scope(identifiers={"tenant": "acme"}, tags={"agent": "researcher"})
+async def in_a_scope(question: str) -> int:
+    return len(question)
+
+
+async def scopes_and_children() -> None:
+    assert_type(await in_a_scope("why?"), int)
+    with tokencap.scope({"tenant": "acme"}), guard.scope(tags={"step": "1"}):
+        child = guard.child("researcher", limit=5_000)
+        assert_type(child, Guard)
+        assert_type(child.child("reader", policy=Policy.from_file("tokencap.toml")), Guard)
+    guard.set_limit("tenant", 5, identifier="acme")
+    found = guard.get_status()
+    assert_type((found.direct, found.subtree), tuple[int, int])
+    assert_type(found.children["researcher"], ChildStatus)
+    assert_type(found.would_have["BLOCK"], int)
+    DimensionPolicy(limit={"acme": 5, "*": 1})
+    DimensionPolicy(limit=len, required=True)
+
+
+def observed(record: CallRecord) -> None:
+    assert_type(record.would_have, tuple[WouldHave, ...])
+    assert_type((record.identifiers, record.tags), tuple[Mapping[str, str], Mapping[str, str]])

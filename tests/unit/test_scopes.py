@@ -461,6 +461,22 @@ def test_a_call_without_a_required_identifier_is_refused_and_nothing_is_held() -
             assert guard.get_status().dimensions["tenant"].used == 5
 
 
+def test_a_path_that_is_not_in_the_table_is_not_billed_to_nobody_either() -> None:
+    import openai
+
+    from wire import Wire
+
+    wire = Wire()
+    with required() as guard, guard.wrap(wire.client("openai", False)) as client:
+        with pytest.raises(ConfigurationError, match="'tenant' is required"):
+            client.post("/brand/new", cast_to=object, body={})
+        assert wire.requests == []
+        with pytest.raises(openai.NotFoundError), guard.scope({"tenant": "acme"}):
+            client.post("/brand/new", cast_to=object, body={})
+        # What costs nothing needs nobody.
+        client.models.list()
+
+
 def test_a_required_identifier_may_be_said_once_for_all() -> None:
     with required(identifiers={"tenant": "acme"}) as guard:
         spend(guard, 5)

@@ -33,7 +33,9 @@ class NoStoreError(TokencapError):
 
 def settled(given: str | None, environ: Mapping[str, str]) -> str:
     """Return the text that names the store: the option, else the variable, else the default."""
-    return given or environ.get(VARIABLE) or DEFAULT
+    text = given or environ.get(VARIABLE) or DEFAULT
+    # `sqlite:PATH` is how a configuration may say it.
+    return re.sub(r"^sqlite:(//)?", "", text)
 
 
 def is_url(text: str) -> bool:
