@@ -242,7 +242,7 @@ def test_only_the_providers_named_are_patched(
     ("providers", "said"),
     [
         ([], "providers is empty"),
-        (["gemini"], "'gemini'; accepted are 'anthropic', 'openai'"),
+        (["grok"], "'grok'; accepted are 'anthropic', 'openai'"),
         (["anthropic", None], "None; accepted are"),
         ("anthropic", r"it must be a list like \['anthropic'\]"),
         (b"openai", "it must be a list"),

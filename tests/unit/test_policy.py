@@ -210,7 +210,7 @@ def test_resetting_by_itself_is_refused_with_what_to_do_instead(period: Any) -> 
     ("kind", "values"),
     [
         (ActionKind, ["WARN", "WEBHOOK", "DEGRADE", "BLOCK"]),
-        (Provider, ["anthropic", "openai"]),
+        (Provider, ["anthropic", "openai", "gemini", "mistral"]),
         (ResetPeriod, ["hour", "day"]),
     ],
 )
