@@ -185,7 +185,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 LAYERS = [
-    ("errors", "usage", "budget", "_entry", "_version", "_typing", "policy", "_flow", "_scope"),
+    ("errors", "usage", "budget", "_entry", "_periods", "_version", "_typing", "policy", "_flow", "_scope"),
     ("providers", "status", "_plan", "_plans", "_degrade", "_usage", "telemetry"),
     (
         "backends",
@@ -224,7 +224,7 @@ def test_imports_run_downwards_only() -> None:
             assert height[there] <= height[here], f"{name} imports {target}"
 
 
-PURE = "_session _plan _plans _degrade _scope _admission _output _observe _toml policy status budget usage"
+PURE = "_session _plan _plans _periods _degrade _scope _admission _output _observe _toml policy status budget usage"
 
 
 @pytest.mark.parametrize("module", PURE.split())

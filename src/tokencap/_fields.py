@@ -25,8 +25,11 @@ TEXTS = "texts"
 PAIRS = "pairs"
 MODELS = "models"
 """One model, or a model by provider or by model."""
+SPAN = "span"
+"""A length of time: seconds, or a text like '1h'."""
 FUNCTION = "function"
 PROVIDERS = "providers"
+SPANS = "^[0-9]+[smhd]$"
 
 
 class Field(NamedTuple):
@@ -65,6 +68,9 @@ DIMENSION: Mapping[str, Field] = {
     "strict": Field(FLAG, "Never over, under any concurrency."),
     "required": Field(FLAG, "A call for which nobody said an identifier is refused."),
     "reset_every": Field(tuple(period.value for period in ResetPeriod), "How often the counter starts anew."),
+    "timezone": Field(TEXT, "With reset_every: whose days these are, 'Europe/Berlin'. UTC by default."),
+    "reset_at": Field(TEXT, "With reset_every: when a day, week or month begins, '06:00'."),
+    "window": Field(SPAN, "Count the time just gone instead: '30m', '1h', '7d', or seconds."),
 }
 POLICY: Mapping[str, Field] = {
     "name": Field(TEXT, "What the policy is called in a status."),
@@ -116,6 +122,7 @@ _KINDS: dict[str, Json] = {
     TEXT: _SAID,
     PAIRS: _NAMED,
     MODELS: {"anyOf": [_SAID, _NAMED]},
+    SPAN: {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": SPANS}]},
     FUNCTION: _IMPORTED,
     PROVIDERS: {"type": "array", "minItems": 1, "items": {"enum": [provider.value for provider in Provider]}},
 }

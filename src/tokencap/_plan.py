@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ._periods import Period
 from .budget import (
     UNLIMITED,
     BudgetKey,
@@ -37,13 +38,14 @@ class Budget(NamedTuple):
     """The shares at which something changes for a call by its count: DEGRADE, and BLOCK unless strict."""
     watched: DimensionPolicy | None = None
     """What would hold if it was enforced, for a budget that is only observed."""
+    period: Period | None = None
 
     @classmethod
     def of(cls, key: BudgetKey, policy: DimensionPolicy, limit: int | None, enforce: bool = True) -> Budget:
         """Return what `policy` means for a key whose limit is `limit`."""
         if not enforce:
             return cls.of(key, DimensionPolicy(), limit)._replace(
-                thresholds=tuple(policy.thresholds), watched=policy
+                thresholds=tuple(policy.thresholds), watched=policy, period=policy.period
             )
         limit = UNLIMITED if limit is None else limit
         once = (ActionKind.WARN, ActionKind.WEBHOOK)
@@ -54,7 +56,16 @@ class Budget(NamedTuple):
         # A strict budget goes by the bound and not by the count.
         deciding = {ActionKind.DEGRADE} if policy.strict else {ActionKind.DEGRADE, ActionKind.BLOCK}
         points = tuple(t.at_pct for t in policy.thresholds if any(a.kind in deciding for a in t.actions))
-        return cls(key, limit, policy.block_at, policy.strict, tuple(policy.thresholds), ascending, points)
+        return cls(
+            key,
+            limit,
+            policy.block_at,
+            policy.strict,
+            tuple(policy.thresholds),
+            ascending,
+            points,
+            period=policy.period,
+        )
 
     def actions_at(self, at_pct: float) -> list[Action]:
         """Return the actions of every threshold at this share, in the order they run."""
@@ -145,15 +156,15 @@ class Plan(NamedTuple):
     def holds(self, ask: Ask) -> list[Hold]:
         """Return what a call asks of each key."""
         return [
-            Hold(b.key, b.limit, b.block_at, ask.least, ask.most, True)
+            Hold(b.key, b.limit, b.block_at, ask.least, ask.most, True, b.period)
             if b.strict
-            else Hold(b.key, b.limit, b.block_at, ask.need, ask.amount)
+            else Hold(b.key, b.limit, b.block_at, ask.need, ask.amount, False, b.period)
             for b in self.budgets
         ]
 
     def unreserved(self, id: str) -> Reservation:
         """Return a reservation of nothing, never made in a store: settling it books its tokens."""
-        return Reservation(id, tuple(Held(budget.key, "", 0) for budget in self.budgets), 0)
+        return Reservation(id, tuple(Held(b.key, "", 0, b.period) for b in self.budgets), 0)
 
     def budget_of(self, key: BudgetKey) -> Budget:
         """Return the budget of a key."""

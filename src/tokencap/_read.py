@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -37,6 +39,7 @@ _FLAGS = {
     "no": False,
     "off": False,
 }
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def log_status(status: StatusResponse) -> None:
@@ -141,6 +144,8 @@ def _checked(kind: str | tuple[str, ...], value: Any) -> Any:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise ConfigurationError(f"it is {value!r}; it must be a list like ['openai']")
         return tuple(as_member(Provider, one, "one of it") for one in value)
+    if kind == _fields.SPAN:
+        return _span(value)
     if kind == _fields.FUNCTION or (kind == _fields.LIMIT and isinstance(value, str)):
         return _imported(value)
     # What the policy itself has rules for: a limit, a share, models.
@@ -157,6 +162,14 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ConfigurationError(f"it is {value!r}; it must be a number of at least 0")
     return float(value)
+
+
+def _span(value: Any) -> timedelta:
+    if isinstance(value, str) and re.fullmatch(_fields.SPANS, value):
+        return timedelta(seconds=int(value[:-1]) * _UNITS[value[-1]])
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(f"it is {value!r}; it must be a length of time like '30m', '1h' or '7d'")
+    return timedelta(seconds=value)
 
 
 def _texts(value: Any) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ._tree import Branch
 from ._waiting import Queue
 from ._webhooks import Webhooks
 from .backends.protocol import AsyncLedgerBackend, LedgerBackend
-from .budget import BudgetState, Hold, Mark, Reservation, Settlement
+from .budget import Asked, BudgetState, Hold, Mark, Reservation, Settlement
 from .errors import BackendError, ConfigurationError
 from .policy import ActionKind
 from .status import StatusResponse, build_status
@@ -183,7 +183,7 @@ class Runtime:
     def states(self, plan: Plan) -> Flow[tuple[BudgetState, ...]]:
         """`Backend.get_states` of every budget of a plan, after whatever is still to be settled."""
         yield from self.settle_due()
-        keys = [(budget.key, budget.limit) for budget in plan.budgets]
+        keys = [Asked(budget.key, budget.limit, budget.period) for budget in plan.budgets]
         states: tuple[BudgetState, ...] = yield Step(
             self.backend.get_states, self.async_backend.get_states, (keys,)
         )

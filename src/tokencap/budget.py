@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ._periods import Period
 
 __all__ = [
     "UNLIMITED",
+    "Asked",
     "BudgetKey",
     "BudgetState",
     "CheckResult",
@@ -49,12 +54,20 @@ class BudgetKey(NamedTuple):
     identifier: str
 
 
-class BudgetState(NamedTuple):
-    """One budget at one moment."""
+class Asked(NamedTuple):
+    """A budget whose state is asked for. Everything but the key is as configured."""
 
     key: BudgetKey
     limit: int
-    """`UNLIMITED` for a dimension that is only tracked."""
+    period: Period | None = None
+
+
+class BudgetState(NamedTuple):
+    """One budget at one moment, in the window that runs then."""
+
+    key: BudgetKey
+    limit: int
+    """The limit in force, with what was granted; `UNLIMITED` for a dimension that is only tracked."""
     used: int
     """Settled tokens."""
     reserved: int = 0
@@ -63,6 +76,12 @@ class BudgetState(NamedTuple):
     """How many calls hold `reserved`."""
     expired: int = 0
     """The part of `used` that was charged for calls whose process died: estimates, not reports."""
+    resets_at: int | None = None
+    """When the window ends, in seconds since the epoch; None for a budget that does not start anew."""
+    previous_used: int = 0
+    """Settled tokens of the window before this one."""
+    granted: int = 0
+    """The part of `limit` that was granted for this window only."""
 
     @property
     def unlimited(self) -> bool:
@@ -94,6 +113,8 @@ class Hold(NamedTuple):
     """What is held once admitted; at least 0."""
     elastic: bool = False
     """Hold what is left below the ceiling, from `need` up to `amount`, the same on all elastic keys."""
+    period: Period | None = None
+    """How long the counter runs; None: for ever. The same in every process."""
 
 
 class Held(NamedTuple):
@@ -101,8 +122,11 @@ class Held(NamedTuple):
 
     key: BudgetKey
     epoch: str
-    """Which life of the counter: a reset starts another, and a late settlement never lands in it."""
+    """Which life of the counter: a reset or a new window starts another, and a late settlement never
+    lands in it."""
     amount: int
+    period: Period | None = None
+    """That of the hold."""
 
 
 class Reservation(NamedTuple):
@@ -168,6 +192,8 @@ class CheckResult:
             if state.reserved:
                 calls = "1 call" if state.calls == 1 else f"{state.calls:,} calls"
                 text += f", {state.reserved:,} held by {calls} in flight"
+            if state.resets_at is not None:
+                text += f", until {datetime.fromtimestamp(state.resets_at, timezone.utc):%Y-%m-%d %H:%M} UTC"
             parts.append(text)
         if self.reason:
             where = f" ({', '.join(self.violated)})" if self.violated else ""

@@ -25,7 +25,7 @@ from .budget import BudgetKey
 from .clients.family import family_of, owner_of
 from .errors import ConfigurationError
 from .ledger import open as open_ledger
-from .policy import Policy, Provider, check_count, resolve_policy
+from .policy import DimensionPolicy, Policy, Provider, check_count, resolve_policy
 from .status import StatusResponse
 from .telemetry.otel import Otel, observer
 
@@ -295,6 +295,15 @@ class Guard:
             check_count(limit, "limit")
         self.backend.set_limit(self._key(dimension, identifier), limit)
 
+    def grant(self, dimension: str, identifier: str, tokens: int) -> None:
+        """Raise the limit of `identifier` by so many tokens, in every process, until its window ends.
+
+        A budget without windows has them until it is reset.
+        """
+        check_count(tokens, "tokens")
+        key = self._key(dimension, identifier)
+        self.backend.grant(key, tokens, self.runtime.plans.dimensions[dimension][0].period)
+
     def reset(self, dimension: str, identifier: str | None = None) -> None:
         """Start a budget anew: nothing used, nothing held, every threshold ahead."""
         self.backend.reset(self._key(dimension, identifier))
@@ -394,12 +403,18 @@ class Guard:
             blocks = " (observe only)"
         limit = policy.limit
         if callable(limit):
-            return f"limit=(by function){blocks}"
+            return f"limit=(by function){_per(policy)}{blocks}"
         if isinstance(limit, Mapping):
             others = len(limit) - 1
             limit = limit["*"]
             blocks = f" ({others} with their own){blocks}" if others else blocks
-        return f"limit={limit} tokens{blocks}"
+        return f"limit={limit} tokens{_per(policy)}{blocks}"
+
+
+def _per(policy: DimensionPolicy) -> str:
+    if policy.window is not None:
+        return f" in any {policy.window}"
+    return "" if policy.reset_every is None else f" per {policy.reset_every}"
 
 
 def _check_seconds(value: object, name: str, least: float) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import Enum
 from inspect import iscoroutinefunction
 from typing import Any, Callable, TypeVar, cast
 from urllib.parse import urlsplit
 
+from ._periods import Period, calendar, rolling
 from .budget import UNLIMITED
 from .errors import ConfigurationError
 
@@ -57,10 +60,13 @@ class Provider(_Named):
 
 
 class ResetPeriod(_Named):
-    """How often a counter starts anew."""
+    """How often a counter starts anew. Weeks begin on Monday."""
 
+    MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
 
 
 E = TypeVar("E", bound=_Named)
@@ -209,6 +215,21 @@ class Threshold:
             raise ConfigurationError(f"the threshold at {at} has more than one DEGRADE action")
 
 
+_TIME = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
+
+
+def _check_time(value: object) -> None:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ConfigurationError(f"reset_at is {value!r}; it must be a time of day from '00:00' to '23:59'")
+
+
+def _check_window(value: object) -> None:
+    if not isinstance(value, timedelta):
+        raise ConfigurationError(f"window is {value!r}; it must be a timedelta, like timedelta(hours=1)")
+    if not timedelta(seconds=1) <= value <= timedelta(days=366):
+        raise ConfigurationError(f"window is {value}; it must be from a second to 366 days long")
+
+
 T = TypeVar("T")
 
 
@@ -248,7 +269,8 @@ def _check_limit(value: Any) -> int | dict[str, int] | Callable[[str], int]:
 class DimensionPolicy:
     """The limit of one dimension, in tokens, and what happens on the way there.
 
-    Without a BLOCK action nothing is ever refused. Without `limit` the dimension is only counted.
+    Without a BLOCK action nothing is ever refused. Without `limit` the dimension is only counted. Without
+    `reset_every` or `window` it is counted for ever.
     A limit may differ by identifier: a mapping whose `"*"` is for all others, or a function of the
     identifier. The function is asked at every call, in the caller's thread: let it be quick.
     """
@@ -256,10 +278,18 @@ class DimensionPolicy:
     limit: int | Mapping[str, int] | Callable[[str], int] | None = None
     thresholds: Sequence[Threshold] = ()
     reset_every: ResetPeriod | None = None
+    """Start anew with each minute, hour, day, week or month, by the clock of the store."""
     strict: bool = False
     """Never over, under any concurrency: every call holds all it can take, and its output is capped."""
     required: bool = False
     """No identifier is made up: a call for which nobody said one is refused with `ConfigurationError`."""
+    timezone: str | None = None
+    """Whose minutes, hours, days ... these are: "Europe/Berlin". None: UTC."""
+    reset_at: str | None = None
+    """When a day, a week (on Monday) or a month (on the 1st) begins: "06:00". None: at midnight."""
+    window: timedelta | None = None
+    """Count the time just gone instead: what was settled in the last hour, say. A token is counted for
+    `window` from when its call is settled, and at most a sixtieth longer."""
 
     def __post_init__(self) -> None:
         thresholds = _sequence_of(Threshold, self.thresholds, "thresholds")
@@ -271,10 +301,42 @@ class DimensionPolicy:
         elif thresholds:
             raise ConfigurationError("thresholds are shares of a limit, and no limit= was given")
         if self.reset_every is not None:
+            object.__setattr__(self, "reset_every", as_member(ResetPeriod, self.reset_every, "reset_every"))
+        self._check_period()
+
+    def _check_period(self) -> None:
+        every = self.reset_every
+        if self.window is not None:
+            if every is not None:
+                raise ConfigurationError(
+                    "reset_every= and window= were both given; a budget starts anew with the calendar or "
+                    "counts the time just gone, not both"
+                )
+            _check_window(self.window)
+        for name in ("timezone", "reset_at"):
+            if getattr(self, name) is not None and every is None:
+                raise ConfigurationError(f"{name}= was given without reset_every=, and has no use alone")
+        if self.timezone is not None and (not isinstance(self.timezone, str) or not self.timezone):
             raise ConfigurationError(
-                "reset_every is not active in this version; leave it out and call backend.reset(key) "
-                "at the end of a period, or put the period into the identifier ('acme:2026-03-27')"
+                f"timezone is {self.timezone!r}; it must be the name of a time zone, like 'Europe/Berlin'"
             )
+        if self.reset_at is not None:
+            _check_time(self.reset_at)
+            if every in (ResetPeriod.MINUTE, ResetPeriod.HOUR):
+                raise ConfigurationError(
+                    f"reset_at= was given with reset_every={str(every)!r}; it is for day, week and month"
+                )
+        self.period  # noqa: B018  # an unknown zone is said now, not at the first call
+
+    @property
+    def period(self) -> Period | None:
+        """How long the counter runs; None: for ever. Raises ConfigurationError for an unknown zone."""
+        if self.window is not None:
+            return rolling(self.window.total_seconds())
+        if self.reset_every is None:
+            return None
+        hours, _, minutes = (self.reset_at or "00:00").partition(":")
+        return calendar(self.reset_every.value, self.timezone or "UTC", int(hours) * 60 + int(minutes))
 
     def limit_for(self, identifier: str) -> int | None:
         """Return the limit of one identifier. Raises `ConfigurationError` when a function gives none."""

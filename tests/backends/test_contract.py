@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from datetime import datetime, timezone
 
 import pytest
 
+from stores import CLOCKED, STORES
+from tokencap._periods import calendar, rolling
+from tokencap.backends._redis_scripts import Call, Script
 from tokencap.backends.protocol import Backend
-from tokencap.budget import UNLIMITED, BudgetKey, BudgetState, Held, Hold, Mark, Reservation
+from tokencap.budget import UNLIMITED, Asked, BudgetKey, BudgetState, Held, Hold, Mark, Reservation
 from tokencap.errors import ConfigurationError
 
 LEASE = 30.0
@@ -22,8 +26,8 @@ def new() -> str:
     return uuid.uuid4().hex
 
 
-def hold(key=A, *, limit=100, ceiling=1.0, need=10, amount=20, elastic=False):
-    return Hold(key, limit, ceiling, need, amount, elastic)
+def hold(key=A, *, limit=100, ceiling=1.0, need=10, amount=20, elastic=False, period=None):
+    return Hold(key, limit, ceiling, need, amount, elastic, period)
 
 
 def take(backend, *holds, id=None, charge=10, lease=LEASE):
@@ -32,13 +36,13 @@ def take(backend, *holds, id=None, charge=10, lease=LEASE):
     return grant.reservation
 
 
-def spend(backend, tokens, key=A, limit=100, marks=()):
-    free = take(backend, hold(key, limit=limit, ceiling=None, need=0, amount=0))
+def spend(backend, tokens, key=A, limit=100, marks=(), period=None):
+    free = take(backend, hold(key, limit=limit, ceiling=None, need=0, amount=0, period=period))
     return backend.settle(free, tokens, marks)
 
 
-def state(backend, key=A, limit=100):
-    return backend.get_states([(key, limit)])[0]
+def state(backend, key=A, limit=100, period=None):
+    return backend.get_states([Asked(key, limit, period)])[0]
 
 
 def die(backend, *holds, charge=10):
@@ -518,3 +522,471 @@ class TestHandles:
         spend(backend, 5, B)
         assert [each.key for each in backend.get_states([(B, 1), (A, 1), (C, 1)])] == [B, A, C]
         assert backend.get_states([]) == ()
+
+
+class Clock:
+    """The store's clock, set by hand. It starts on a Friday, half a minute before a minute's end."""
+
+    def __init__(self):
+        self.now = at(2026, 3, 27, 10, 59, 30)
+
+    def __call__(self):
+        return self.now
+
+
+def at(*date):
+    return datetime(*date, tzinfo=timezone.utc).timestamp()
+
+
+MINUTE, HOUR, DAY, MONTH = map(calendar, ("minute", "hour", "day", "month"))
+BERLIN = calendar("day", "Europe/Berlin", 6 * 60)
+HALF = Mark(A, 0.5, 100)
+
+
+class Ticking:
+    """A store with a clock that a test sets."""
+
+    @pytest.fixture(params=CLOCKED)
+    def store_name(self, request):
+        return request.param
+
+    @pytest.fixture
+    def clock(self):
+        return Clock()
+
+    @pytest.fixture
+    def store(self, store_name, tmp_path, clock):
+        store = STORES[store_name](tmp_path, clock=clock)
+        yield store
+        store.close()
+
+    @pytest.fixture
+    def other_store(self, store_name, tmp_path_factory, clock):
+        store = STORES[store_name](tmp_path_factory.mktemp("other"), clock=clock)
+        yield store
+        store.close()
+
+
+class TestCalendarWindows(Ticking):
+    def test_a_window_ends_when_its_period_says_so(self, backend):
+        assert state(backend, period=HOUR).resets_at == at(2026, 3, 27, 11)
+        spend(backend, 7, period=HOUR)
+        assert state(backend, period=HOUR) == BudgetState(A, 100, 7, resets_at=at(2026, 3, 27, 11))
+        assert backend.get_states([Asked(A, 9, MONTH), Asked(B, 9, BERLIN), (C, 9)]) == (
+            BudgetState(A, 9, 7, resets_at=at(2026, 4, 1)),
+            BudgetState(B, 9, 0, resets_at=at(2026, 3, 28, 5)),
+            BudgetState(C, 9, 0),
+        )
+
+    def test_every_answer_says_when(self, backend):
+        end = at(2026, 3, 27, 11)
+        grant = backend.reserve(new(), [hold(period=HOUR)], 10, LEASE)
+        assert grant.states == (BudgetState(A, 100, 0, resets_at=end),)
+        assert backend.settle(grant.reservation, 7).states == (BudgetState(A, 100, 7, resets_at=end),)
+        refused = backend.reserve(new(), [hold(need=94, period=HOUR)], 10, LEASE)
+        assert refused.states == (BudgetState(A, 100, 7, resets_at=end),)
+
+    def test_a_full_budget_is_empty_in_the_next_window(self, backend, clock):
+        spend(backend, 100, period=MINUTE)
+        clock.now += 29.9
+        assert backend.reserve(new(), [hold(period=MINUTE)], 10, LEASE).refused == (A,)
+        clock.now += 0.1
+        grant = backend.reserve(new(), [hold(period=MINUTE)], 10, LEASE)
+        assert grant.reservation is not None
+        assert grant.states == (BudgetState(A, 100, 0, resets_at=at(2026, 3, 27, 11, 1), previous_used=100),)
+
+    def test_a_look_alone_finds_the_window_of_the_moment(self, backend, clock):
+        spend(backend, 60, period=HOUR)
+        for hours in range(1, 4):
+            clock.now += 3600
+            end = at(2026, 3, 27, 11 + hours)
+            assert state(backend, period=HOUR) == BudgetState(
+                A, 100, 0, resets_at=end, previous_used=60 if hours == 1 else 0
+            )
+
+    @pytest.mark.parametrize("looked", [True, False])
+    def test_the_window_before_is_the_one_just_before_whether_or_not_anybody_looked(
+        self, backend, clock, looked
+    ):
+        late = take(backend, hold(period=HOUR))
+        spend(backend, 60, period=HOUR)
+        clock.now += 3600
+        if looked:
+            state(backend, period=HOUR)
+        clock.now += 3600
+        assert state(backend, period=HOUR).previous_used == 0
+        assert backend.settle(late, 7).states[0].previous_used == 0
+
+    def test_what_was_used_before_is_told(self, backend, clock):
+        spend(backend, 60, period=HOUR)
+        clock.now += 3600
+        spend(backend, 30, period=HOUR)
+        assert state(backend, period=HOUR).previous_used == 60
+        clock.now += 3600
+        assert spend(backend, 1, period=HOUR).states[0].previous_used == 30
+
+    def test_what_is_held_across_the_end_is_no_burden_on_the_next_window(self, backend, clock):
+        take(backend, hold(amount=100, period=MINUTE))
+        clock.now += 30
+        assert take(backend, hold(need=100, period=MINUTE))
+
+    def test_a_late_settlement_belongs_to_the_window_of_its_reservation(self, backend, clock):
+        late = take(backend, hold(period=MINUTE))
+        clock.now += 30
+        spend(backend, 5, period=MINUTE)
+        settlement = backend.settle(late, 70, [HALF])
+        assert settlement.passed == ()
+        assert [(each.used, each.previous_used) for each in settlement.states] == [(5, 70)]
+        assert state(backend, period=MINUTE)[2:6] == (5, 0, 0, 0)
+        assert spend(backend, 45, marks=[HALF], period=MINUTE).passed == (HALF,)
+
+    def test_also_when_it_is_the_first_to_see_the_new_window(self, backend, clock):
+        late = take(backend, hold(period=MINUTE))
+        clock.now += 30
+        assert backend.settle(late, 70, [HALF]) == (
+            (BudgetState(A, 100, 0, resets_at=at(2026, 3, 27, 11, 1), previous_used=70),),
+            (),
+        )
+
+    def test_a_settlement_later_than_that_is_in_no_window(self, backend, clock):
+        late = take(backend, hold(period=MINUTE))
+        for _ in range(2):
+            clock.now += 60
+            spend(backend, 5, period=MINUTE)
+        backend.settle(late, 70)
+        assert state(backend, period=MINUTE)[2:] == (5, 0, 0, 0, at(2026, 3, 27, 11, 2), 5, 0)
+
+    def test_a_late_settlement_counts_once(self, backend, clock):
+        late = take(backend, hold(period=MINUTE))
+        clock.now += 30
+        backend.settle(late, 70)
+        assert backend.settle(late, 70) == ((), ())
+        assert state(backend, period=MINUTE).previous_used == 70
+
+    def test_on_each_key_by_its_own_window(self, backend, clock):
+        late = take(backend, hold(A, period=MINUTE), hold(B, period=DAY), hold(C))
+        clock.now += 30
+        states = backend.settle(late, 70).states
+        assert [(each.used, each.previous_used) for each in states] == [(0, 70), (70, 0), (70, 0)]
+
+    @pytest.mark.parametrize("noticed", ["before", "after"])
+    def test_an_expiry_belongs_to_the_window_of_its_reservation(self, backend, clock, noticed):
+        take(backend, hold(period=MINUTE), charge=15, lease=10)
+        clock.now += 20
+        if noticed == "before":
+            assert state(backend, period=MINUTE).expired == 15
+        clock.now += 10
+        assert state(backend, period=MINUTE)[2:] == (0, 0, 0, 0, at(2026, 3, 27, 11, 1), 15, 0)
+
+    def test_one_that_expires_in_the_next_window_too(self, backend, clock):
+        late = take(backend, hold(period=MINUTE), charge=15, lease=45)
+        clock.now += 30
+        spend(backend, 1, period=MINUTE)
+        clock.now += 20
+        assert state(backend, period=MINUTE)[2:] == (1, 0, 0, 0, at(2026, 3, 27, 11, 1), 15, 0)
+        backend.settle(late, 40)
+        assert state(backend, period=MINUTE)[2:] == (1, 0, 0, 0, at(2026, 3, 27, 11, 1), 40, 0)
+
+    def test_a_call_that_was_never_reserved_lands_in_the_window_of_the_moment(
+        self, backend, other_store, clock
+    ):
+        spend(backend, 60, period=MINUTE)
+        clock.now += 30
+        lost = take(other_store.handle(), hold(period=MINUTE))
+        assert backend.settle(lost, 40).states[0][2:] == (40, 0, 0, 0, at(2026, 3, 27, 11, 1), 60, 0)
+
+    def test_thresholds_start_anew_with_the_window(self, backend, store, clock):
+        assert spend(backend, 60, marks=[HALF], period=MINUTE).passed == (HALF,)
+        assert spend(store.handle(), 10, marks=[HALF], period=MINUTE).passed == ()
+        clock.now += 30
+        assert spend(store.handle(), 40, marks=[HALF], period=MINUTE).passed == ()
+        assert spend(backend, 10, marks=[HALF], period=MINUTE).passed == (HALF,)
+        assert spend(store.handle(), 10, marks=[HALF], period=MINUTE).passed == ()
+
+    def test_a_mark_passed_by_hand_can_be_passed_again_in_the_next_window(self, backend, clock):
+        spend(backend, 60, period=MINUTE)
+        backend.pass_marks([HALF])
+        clock.now += 30
+        assert backend.reserve(new(), [hold(need=101, period=MINUTE)], 0, LEASE).refused == (A,)
+        assert backend.pass_marks([HALF]) == (HALF,)
+        assert backend.reserve(new(), [hold(need=101, period=MINUTE)], 0, LEASE).refused == (A,)
+        assert backend.pass_marks([HALF]) == ()
+
+    def test_a_clock_set_back_goes_on_with_the_running_window(self, backend, clock):
+        spend(backend, 60, period=MINUTE)
+        clock.now += 30
+        spend(backend, 20, period=MINUTE)
+        clock.now -= 30
+        for _ in range(2):
+            found = spend(backend, 1, period=MINUTE).states[0]
+            assert found == state(backend, period=MINUTE)
+            assert (found.resets_at, found.previous_used) == (at(2026, 3, 27, 11, 1), 60)
+        clock.now += 30
+        assert state(backend, period=MINUTE).used == 22
+        clock.now += 60
+        assert state(backend, period=MINUTE)[2:] == (0, 0, 0, 0, at(2026, 3, 27, 11, 2), 22, 0)
+
+    def test_a_clock_that_was_years_ahead_for_a_moment_blocks_nobody_for_years(self, backend, clock):
+        spend(backend, 60, period=DAY)
+        clock.now += 10 * 365 * 86400
+        spend(backend, 20, period=DAY)
+        clock.now -= 10 * 365 * 86400
+        assert spend(backend, 1, period=DAY).states[0][2:] == (21, 0, 0, 0, at(2026, 3, 29), 0, 0)
+        clock.now = at(2026, 3, 28, 12)
+        assert state(backend, period=DAY).used == 21
+        clock.now = at(2026, 3, 29)
+        assert state(backend, period=DAY)[2:] == (0, 0, 0, 0, at(2026, 3, 30), 21, 0)
+
+    def test_a_reset_starts_anew_within_the_window(self, backend, clock):
+        spend(backend, 60, period=MINUTE)
+        clock.now += 30
+        late = take(backend, hold(period=MINUTE))
+        backend.reset(A)
+        clean = BudgetState(A, 100, 0, resets_at=at(2026, 3, 27, 11, 1))
+        assert state(backend, period=MINUTE) == clean
+        backend.settle(late, 5)
+        assert state(backend, period=MINUTE) == clean
+        clock.now += 60
+        assert state(backend, period=MINUTE).previous_used == 0
+
+    def test_a_limit_that_was_set_stays(self, backend, clock):
+        backend.set_limit(A, 500)
+        spend(backend, 60, period=MINUTE)
+        clock.now += 30
+        assert state(backend, period=MINUTE).limit == 500
+
+    def test_the_same_id_again_after_the_window_is_the_same_reservation(self, backend, clock):
+        first = take(backend, hold(period=MINUTE), id="call-1")
+        clock.now += 30 - LEASE / 2 + 10
+        assert take(backend, hold(period=MINUTE), id="call-1") == first
+        clock.now += LEASE / 2
+        again = backend.reserve("call-1", [hold(period=MINUTE)], 10, LEASE)
+        assert again.reservation == first
+        assert again.states[0].reserved == 0
+        assert state(backend, period=MINUTE).calls == 0
+
+    def test_a_budget_that_ran_for_ever_starts_anew_when_it_gets_windows(self, backend, clock):
+        spend(backend, 1000)
+        found = state(backend, period=HOUR)
+        assert (found.used, found.previous_used) == (0, 1000)
+        assert spend(backend, 1, period=HOUR).states[0].used == 1
+
+    def test_a_longer_period_goes_on_with_what_the_shorter_one_counted(self, backend, clock):
+        spend(backend, 60, period=HOUR)
+        assert state(backend, period=DAY) == BudgetState(A, 100, 60, resets_at=at(2026, 3, 28))
+        clock.now += 7200
+        assert spend(backend, 1, period=DAY).states[0].used == 61
+
+    def test_other_keys_are_left_alone(self, backend, clock):
+        spend(backend, 60, period=MINUTE)
+        spend(backend, 50, B)
+        clock.now += 30
+        assert backend.get_states([Asked(A, 100, MINUTE), (B, 100)])[1] == BudgetState(B, 100, 50)
+
+
+class TestRollingWindows(Ticking):
+    """Of an hour, so in steps of a minute; each test starts half way through one."""
+
+    LAST = rolling(3600.0)
+
+    def test_what_is_settled_is_forgotten_after_the_window_and_at_most_a_step(self, backend, clock):
+        spend(backend, 60, period=self.LAST)
+        clock.now += 3600
+        assert state(backend, period=self.LAST) == BudgetState(A, 100, 60)
+        clock.now += 60
+        assert state(backend, period=self.LAST) == BudgetState(A, 100, 0)
+
+    def test_bit_by_bit(self, backend, clock):
+        for _ in range(4):
+            spend(backend, 20, period=self.LAST)
+            clock.now += 1200
+        assert state(backend, period=self.LAST).used == 60
+        assert backend.reserve(new(), [hold(need=41, period=self.LAST)], 10, LEASE).refused == (A,)
+        clock.now += 60
+        assert take(backend, hold(need=41, period=self.LAST))
+
+    def test_it_counts_from_the_settlement(self, backend, clock):
+        call = take(backend, hold(period=self.LAST))
+        clock.now += 1800
+        backend.settle(call, 60)
+        clock.now += 3600
+        assert state(backend, period=self.LAST).used == 60
+
+    def test_a_charge_is_forgotten_too(self, backend, clock):
+        take(backend, hold(period=self.LAST), charge=15, lease=10)
+        clock.now += 20
+        assert state(backend, period=self.LAST) == BudgetState(A, 100, 15, expired=15)
+        clock.now += 3661
+        assert state(backend, period=self.LAST) == BudgetState(A, 100, 0)
+
+    def test_a_late_settlement_replaces_the_charge_from_its_own_moment_on(self, backend, clock):
+        late = take(backend, hold(period=self.LAST), charge=15, lease=10)
+        clock.now += 20
+        state(backend, period=self.LAST)
+        clock.now += 1800
+        assert backend.settle(late, 40).states == (BudgetState(A, 100, 40),)
+        clock.now += 3600
+        assert state(backend, period=self.LAST).used == 40
+
+    def test_a_late_settlement_of_a_charge_that_is_forgotten_counts_in_full(self, backend, clock):
+        late = take(backend, hold(period=self.LAST), charge=15, lease=10)
+        clock.now += 20
+        state(backend, period=self.LAST)
+        clock.now += 7200
+        assert backend.settle(late, 40).states == (BudgetState(A, 100, 40),)
+
+    def test_a_mark_is_passed_again_once_used_has_fallen_below_it(self, backend, store, clock):
+        assert spend(backend, 60, marks=[HALF], period=self.LAST).passed == (HALF,)
+        clock.now += 1800
+        assert spend(store.handle(), 60, marks=[HALF], period=self.LAST).passed == ()
+        clock.now += 1900
+        assert spend(store.handle(), 1, marks=[HALF], period=self.LAST).passed == ()
+        clock.now += 1800
+        assert spend(backend, 48, marks=[HALF], period=self.LAST).passed == ()
+        assert spend(store.handle(), 1, marks=[HALF], period=self.LAST).passed == (HALF,)
+        assert spend(backend, 1, marks=[HALF], period=self.LAST).passed == ()
+
+    def test_a_mark_passed_by_hand_waits_until_nothing_is_left(self, backend, clock):
+        spend(backend, 20, period=self.LAST)
+        backend.pass_marks([HALF])
+        clock.now += 120
+        spend(backend, 20, period=self.LAST)
+        clock.now += 3600
+        assert state(backend, period=self.LAST).used == 20
+        assert backend.pass_marks([HALF]) == ()
+        clock.now += 120
+        assert state(backend, period=self.LAST).used == 0
+        assert backend.pass_marks([HALF]) == (HALF,)
+
+    def test_a_clock_set_back_forgets_nothing_and_keeps_nothing_for_longer(self, backend, clock):
+        spend(backend, 60, period=self.LAST)
+        clock.now -= 86400
+        assert state(backend, period=self.LAST).used == 60
+        clock.now += 3600
+        assert spend(backend, 1, period=self.LAST).states[0].used == 61
+        clock.now += 60
+        assert state(backend, period=self.LAST).used == 1
+
+    def test_a_reset_forgets_everything(self, backend, clock):
+        spend(backend, 60, period=self.LAST)
+        backend.reset(A)
+        assert state(backend, period=self.LAST) == BudgetState(A, 100, 0)
+        spend(backend, 5, period=self.LAST)
+        clock.now += 120
+        assert state(backend, period=self.LAST).used == 5
+
+    def test_another_length_goes_on_with_what_was_counted(self, backend, clock):
+        spend(backend, 60, period=self.LAST)
+        clock.now += 1800
+        assert state(backend, period=rolling(60.0)).used == 60
+        clock.now += 62
+        assert state(backend, period=rolling(60.0)).used == 0
+
+    @pytest.mark.parametrize(("one", "other"), [(DAY, LAST), (LAST, DAY)])
+    def test_calendar_and_rolling_windows_hand_over_what_was_counted(self, backend, clock, one, other):
+        spend(backend, 60, period=one)
+        assert spend(backend, 1, period=other).states[0].used == 61
+        assert state(backend, period=one).used == 61
+
+    def test_the_memory_of_a_key_is_bounded(self, backend, clock):
+        for n in range(400):
+            clock.now += 37
+            spend(backend, n, period=self.LAST)
+        counted = [(400 - n) * 37 for n in range(400) if (400 - n - 1) * 37 < 3600]
+        assert state(backend, period=self.LAST).used in {
+            sum(range(400 - kept, 400)) for kept in (len(counted), len(counted) + 1, len(counted) + 2)
+        }
+        assert len(steps_of(backend)) <= 61
+
+
+def steps_of(backend):
+    """What a store keeps of the steps of A's rolling window, wherever that is."""
+    backend = getattr(backend, "_backend", backend)
+    if hasattr(backend, "_counters"):
+        return backend._counters[A].slots
+    if hasattr(backend, "_books"):
+        return backend._books.cursor.execute("SELECT * FROM slots").fetchall()
+    verbs = backend._verbs
+    (group,) = verbs._groups([A])
+    script = Script("", "return redis.call('HGET', KEYS[1], 's')")
+    return backend._call(Call(group.slot, script, group.keys, [])).split()
+
+
+class TestGrants(Ticking):
+    def test_a_grant_makes_room(self, backend, store):
+        spend(backend, 100)
+        store.handle().grant(A, 50)
+        assert state(backend) == BudgetState(A, 150, 100, granted=50)
+        assert backend.reserve(new(), [hold(need=51)], 10, LEASE).refused == (A,)
+        assert take(backend, hold(need=50))
+
+    def test_grants_add_up(self, backend):
+        backend.grant(A, 50)
+        backend.grant(A, 25)
+        assert state(backend).limit == 175
+
+    def test_elastic_holds_may_take_it(self, backend):
+        backend.grant(A, 50)
+        assert take(backend, hold(amount=500, elastic=True)).holds[0].amount == 150
+
+    def test_it_comes_on_top_of_a_limit_that_was_set(self, backend):
+        backend.set_limit(A, 10)
+        backend.grant(A, 50)
+        assert state(backend).limit == 60
+        backend.set_limit(A, None)
+        assert state(backend).limit == 150
+
+    def test_marks_go_by_it(self, backend):
+        backend.grant(A, 100)
+        assert spend(backend, 99, marks=[HALF]).passed == ()
+        assert spend(backend, 1, marks=[HALF]).passed == (HALF,)
+
+    def test_it_is_for_one_key(self, backend):
+        backend.grant(A, 50)
+        assert state(backend, B).limit == 100
+
+    def test_without_windows_it_lasts_until_a_reset(self, backend, clock):
+        backend.grant(A, 50)
+        clock.now += 1e8
+        assert state(backend).limit == 150
+        backend.reset(A)
+        assert state(backend) == BudgetState(A, 100, 0)
+
+    def test_it_ends_with_the_window(self, backend, clock):
+        spend(backend, 100, period=MINUTE)
+        backend.grant(A, 50, MINUTE)
+        assert spend(backend, 1, period=MINUTE).states[0].limit == 150
+        clock.now += 30
+        assert state(backend, period=MINUTE)[1:3] == (100, 0)
+        assert state(backend, period=MINUTE).granted == 0
+
+    def test_it_is_for_the_window_of_the_moment_though_nobody_called_yet(self, backend, clock):
+        spend(backend, 100, period=MINUTE)
+        clock.now += 30
+        backend.grant(A, 50, MINUTE)
+        assert spend(backend, 1, period=MINUTE).states[0][1:3] == (150, 1)
+        clock.now += 60
+        assert state(backend, period=MINUTE).limit == 100
+
+    def test_one_before_the_first_call_counts_in_the_first_window(self, backend, clock):
+        backend.grant(A, 50)
+        assert spend(backend, 1, period=MINUTE).states[0][1:3] == (150, 1)
+        clock.now += 30
+        assert state(backend, period=MINUTE).limit == 100
+
+    def test_in_a_rolling_window_it_lasts_as_long(self, backend, clock):
+        hour = rolling(3600.0)
+        backend.grant(A, 50, hour)
+        clock.now += 3600
+        assert state(backend, period=hour) == BudgetState(A, 150, 0, granted=50)
+        clock.now += 60
+        assert state(backend, period=hour) == BudgetState(A, 100, 0)
+
+    def test_what_has_no_limit_still_has_none(self, backend):
+        backend.grant(A, 50)
+        assert state(backend, limit=UNLIMITED).limit == UNLIMITED
+
+    @pytest.mark.parametrize("tokens", [0, -1, 1.5, True, 2**53, "100"])
+    def test_one_that_cannot_work_is_refused(self, backend, tokens):
+        with pytest.raises(ConfigurationError):
+            backend.grant(A, tokens)

@@ -17,9 +17,10 @@ import uuid
 import pytest
 
 from backends.redis_servers import fresh_prefix, shared_server
+from tokencap._periods import calendar, rolling
 from tokencap.backends._redis_scripts import Verbs, _places
 from tokencap.backends.redis import RedisBackend
-from tokencap.budget import UNLIMITED, BudgetKey, BudgetState, Hold, Mark, share_ceil, share_floor
+from tokencap.budget import UNLIMITED, Asked, BudgetKey, BudgetState, Hold, Mark, share_ceil, share_floor
 from tokencap.errors import BackendError, ConfigurationError
 
 pytestmark = pytest.mark.service
@@ -34,8 +35,8 @@ def new() -> str:
     return uuid.uuid4().hex
 
 
-def hold(key=A, *, limit=100, ceiling=1.0, need=10, amount=20, elastic=False):
-    return Hold(key, limit, ceiling, need, amount, elastic)
+def hold(key=A, *, limit=100, ceiling=1.0, need=10, amount=20, elastic=False, period=None):
+    return Hold(key, limit, ceiling, need, amount, elastic, period)
 
 
 @pytest.fixture
@@ -243,6 +244,80 @@ class TestKeys:
                 assert not [field for field in server.admin("HKEYS", name) if b":" in field]
 
 
+class TestWrongClocks:
+    """The server's clock decides. A client whose own is wrong finds out and asks again."""
+
+    DAY = 86_400.0
+
+    @pytest.fixture(params=["sync", "async"])
+    def take(self, request, backend):
+        if request.param == "sync":
+            yield backend.reserve
+            return
+        flavour, loop = backend.as_async(), asyncio.new_event_loop()
+        yield lambda *args: loop.run_until_complete(flavour.reserve(*args))
+        loop.run_until_complete(flavour.aclose())
+        loop.close()
+
+    @pytest.mark.parametrize("days", [-3, -0.9, 0.9, 3, 20_000])
+    @pytest.mark.parametrize("every", ["minute", "hour", "day", "week", "month"])
+    def test_however_wrong_the_window_is_the_servers(self, backend, server, take, every, days):
+        period = calendar(every)
+        backend._verbs.wall = lambda: time.time() + days * self.DAY
+        ends = {period.next_after(time.time())}
+        grant = take(new(), [hold(period=period), hold(B)], 10, LEASE)
+        ends.add(period.next_after(time.time()))
+        assert grant.states[0].resets_at in ends
+        assert grant.states[1] == BudgetState(B, 100, 0)
+        assert grant.reservation is not None
+        states = backend.settle(grant.reservation, 7).states
+        assert [each.used + each.previous_used for each in states] == [7, 7]
+
+    def test_it_asks_once_more_and_then_knows(self, backend, server):
+        period = calendar("day")
+        backend._verbs.wall = lambda: time.time() - 40 * self.DAY
+        sent = []
+        run = backend._call
+        backend._call = lambda script: sent.append(script) or run(script)
+        for _ in range(3):
+            call(backend, hold(period=period))
+        assert len(sent) == 1 + 3 * 2
+
+    def test_machines_that_disagree_share_one_window(self, server):
+        prefix, period = fresh_prefix(), calendar("day")
+        backends = [RedisBackend(server.url, prefix=prefix) for _ in range(3)]
+        for backend, days in zip(backends, (-2, 0, 500)):
+            backend._verbs.wall = lambda days=days: time.time() + days * self.DAY
+        for _ in range(2):
+            for backend in backends:
+                call(backend, hold(period=period))
+        found = {backend.get_states([Asked(A, 100, period)]) for backend in backends}
+        (state,) = found.pop()
+        assert not found
+        assert state.used + state.previous_used == 30
+        for backend in backends:
+            backend.close()
+
+    def test_a_clock_that_never_agrees_is_an_error_and_no_endless_loop(self, backend):
+        wrong = itertools.count(0, 10 * 86_400)
+        backend._verbs.wall = lambda: float(next(wrong))
+        with pytest.raises(BackendError, match="clock"):
+            backend.reserve(new(), [hold(period=calendar("minute"))], 10, LEASE)
+
+    def test_what_was_lost_before_the_window_began_does_not_land_in_it(self, server):
+        now = [1_000_020.0]
+        prefix, period = fresh_prefix(), calendar("minute")
+        backend = RedisBackend(server.url, prefix=prefix)
+        backend._verbs.clock = lambda: now[0]
+        lost = backend.reserve(new(), [hold(period=period)], 10, LEASE).reservation
+        for name in server.admin("KEYS", f"{prefix}:*"):
+            server.admin("DEL", name)
+        now[0] += 60
+        call(backend, hold(period=period))
+        assert backend.settle(lost, 40).states[0].used == 5
+        backend.close()
+
+
 class TestRoundTrips:
     def commands(self, server):
         stats = server.admin("INFO", "commandstats")
@@ -262,6 +337,15 @@ class TestRoundTrips:
             "evalsha": 2
         }
 
+    @pytest.mark.parametrize("every", ["minute", "month"])
+    def test_windows_cost_none(self, backend, server, every):
+        holds = [hold(A, period=calendar(every, "Europe/Berlin")), hold(B, period=rolling(60.0)), hold(C)]
+        call(backend, *holds)
+        before = self.commands(server)
+        call(backend, *holds)
+        after = self.commands(server)
+        assert after["evalsha"] - before["evalsha"] == 2
+
     def test_a_connection_that_was_dropped_takes_one_more(self, backend, server):
         call(backend)
         server.admin("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -274,7 +358,7 @@ class TestRoundTrips:
         server.admin("SCRIPT", "FLUSH")
         assert asyncio.run(acall(backend)).states[0].used == 10
 
-    @pytest.mark.parametrize("verb", ["reserve", "settle", "pass_marks"])
+    @pytest.mark.parametrize("verb", ["reserve", "settle", "pass_marks", "grant"])
     def test_an_attempt_whose_answer_was_lost_does_once_what_it_does_twice(self, backend, verb):
         mark = Mark(A, 0.1, 100)
         reservation = backend.reserve("call-1", [hold()], 10, LEASE).reservation
@@ -282,6 +366,7 @@ class TestRoundTrips:
             "reserve": lambda: backend._verbs.reserve("call-2", [hold()], 10, LEASE),
             "settle": lambda: backend._verbs.settle(reservation, 30, [mark]),
             "pass_marks": lambda: backend._verbs.pass_marks([mark]),
+            "grant": lambda: backend._verbs.grant(A, 50, calendar("day")),
         }[verb]()
         sent = next(flow)
         backend._call(sent)
@@ -297,6 +382,10 @@ class TestRoundTrips:
         if verb == "pass_marks":
             assert ended.value.value == (mark,)
             assert backend.pass_marks([mark]) == ()
+        if verb == "grant":
+            assert after.granted == 50
+            backend.grant(A, 50, calendar("day"))
+            assert backend.get_states([(A, 100)])[0].granted == 100
 
 
 class TestNumbers:

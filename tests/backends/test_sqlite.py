@@ -19,8 +19,9 @@ import uuid
 
 import pytest
 
+from tokencap._periods import calendar
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.budget import BudgetKey, BudgetState, Hold, Mark
+from tokencap.budget import UNLIMITED, Asked, BudgetKey, BudgetState, Held, Hold, Mark, Reservation
 from tokencap.errors import BackendError, ConfigurationError
 
 KEY = BudgetKey("tenant", "acme")
@@ -186,6 +187,26 @@ INSERT INTO fired_thresholds VALUES ('tenant', 'acme', 0.5, '2025-01-01'), ('ten
 """
 
 
+SECOND_SCHEMA = f"""
+CREATE TABLE counters (key INTEGER PRIMARY KEY, used INTEGER NOT NULL DEFAULT 0,
+    reserved INTEGER NOT NULL DEFAULT 0, calls INTEGER NOT NULL DEFAULT 0, expired INTEGER NOT NULL DEFAULT 0,
+    life INTEGER NOT NULL DEFAULT 1, override INTEGER, configured INTEGER NOT NULL DEFAULT {UNLIMITED},
+    dimension TEXT NOT NULL, identifier TEXT NOT NULL, UNIQUE (dimension, identifier));
+CREATE TABLE holds (id TEXT NOT NULL, n INTEGER NOT NULL, key INTEGER NOT NULL, life INTEGER NOT NULL,
+    amount INTEGER NOT NULL, charge INTEGER NOT NULL, expires_at REAL NOT NULL,
+    PRIMARY KEY (id, n)) WITHOUT ROWID;
+CREATE TABLE ended (id TEXT NOT NULL PRIMARY KEY, charge INTEGER, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE marks (key INTEGER NOT NULL, life INTEGER NOT NULL, at_pct REAL NOT NULL,
+    PRIMARY KEY (key, life, at_pct)) WITHOUT ROWID;
+CREATE TABLE store (id TEXT NOT NULL);
+INSERT INTO store VALUES ('{"ab" * 8}');
+INSERT INTO counters VALUES (7, 33, 20, 1, 3, 4, 500, 600, '{KEY.dimension}', '{KEY.identifier}');
+INSERT INTO holds VALUES ('call-1', 0, 7, 4, 20, 10, 1e12);
+INSERT INTO marks VALUES (7, 4, 0.5);
+PRAGMA user_version = 1;
+"""
+
+
 def start_together(path, barrier, results):
     backend = SQLiteBackend(path)
     barrier.wait()
@@ -216,6 +237,18 @@ class TestVersions:
         assert backend.pass_marks([Mark(KEY, 0.5, 1000), Mark(KEY, 0.8, 1000), new]) == (
             Mark(KEY, 0.8, 1000),
         )
+
+    def test_a_file_whose_counters_run_for_ever_is_kept_as_it_is(self, backend, path):
+        with plain(path) as other:
+            other.executescript(SECOND_SCHEMA)
+        assert backend.get_states([(KEY, 1000)]) == (BudgetState(KEY, 500, 33, 20, 1, 3),)
+        assert backend.pass_marks([Mark(KEY, 0.5, 1000)]) == ()
+        held = Reservation("call-1", (Held(KEY, f"{'ab' * 8}:4", 20),), 10)
+        assert backend.renew(["call-1"], 1e12) == set()
+        assert backend.settle(held, 7).states == (BudgetState(KEY, 500, 40, 0, 0, 3),)
+        day = calendar("day")
+        assert backend.get_states([Asked(KEY, 1000, day)])[0][1:4] == (500, 0, 0)
+        assert backend.get_states([Asked(KEY, 1000, day)])[0].previous_used == 40
 
     def test_the_file_is_migrated_once(self, backend, path):
         with plain(path) as other:

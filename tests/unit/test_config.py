@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.redis import RedisBackend
 from tokencap.backends.sqlite import SQLiteBackend
 from tokencap.backends.urls import open_url
-from tokencap.policy import Action
+from tokencap.policy import Action, ResetPeriod
 
 SHIPPED = Path(tokencap.__file__).parent / "tokencap.schema.json"
 
@@ -161,6 +162,39 @@ def test_a_limit_may_be_a_function_by_name() -> None:
     write('[policy.dimensions.word]\nlimit = "builtins:len"\n')
     policy = Policy.from_file("tokencap.toml")
     assert policy.dimensions["word"].limit_for("four") == 4
+
+
+def test_windows_are_said_as_times_and_spans() -> None:
+    write(
+        "[policy.dimensions.day]\nlimit = 5\n"
+        "reset_every = 'day'\ntimezone = 'Europe/Berlin'\nreset_at = '06:00'\n"
+        "[policy.dimensions.hour]\nlimit = 5\nwindow = '1h'\n"
+        "[policy.dimensions.minute]\nlimit = 5\nwindow = 60\n"
+    )
+    dimensions = Policy.from_file("tokencap.toml").dimensions
+    assert dimensions["day"] == DimensionPolicy(
+        5, reset_every=ResetPeriod.DAY, timezone="Europe/Berlin", reset_at="06:00"
+    )
+    assert [dimensions[name].window for name in ("hour", "minute")] == [
+        timedelta(hours=1),
+        timedelta(minutes=1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("window = 'long'", "window: it is 'long'; it must be a length of time"),
+        ("window = true", "window: it is True; it must be a length of time"),
+        ("reset_every = 'year'", "reset_every: it is 'year'; accepted are 'minute', 'hour'"),
+        ("reset_at = '06:00'", "reset_at: reset_at= was given without reset_every="),
+    ],
+)
+def test_a_bad_window_is_said_with_its_line(line: str, said: str) -> None:
+    write(f"[policy.dimensions.a]\nlimit = 5\n{line}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        configuration()
+    assert str(caught.value).startswith(f"tokencap.toml:3: policy.dimensions.a.{said}")
 
 
 def test_a_warning_without_a_function_is_logged(caplog: pytest.LogCaptureFixture) -> None:

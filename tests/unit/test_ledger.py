@@ -178,7 +178,7 @@ class Plain:
 
     def __init__(self) -> None:
         self._store = MemoryBackend()
-        for verb in ("renew", "pass_marks", "get_states", "set_limit", "reset", "close"):
+        for verb in ("renew", "pass_marks", "get_states", "set_limit", "grant", "reset", "close"):
             setattr(self, verb, getattr(self._store, verb))
 
     name = "plain"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from datetime import time, timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tokencap import (
     TokencapError,
 )
 from tokencap._degrade import cheaper, degraded
+from tokencap._periods import calendar, rolling
 from tokencap._plan import Plan
 from tokencap._plans import Plans
 from tokencap.budget import UNLIMITED, BudgetKey, BudgetState
@@ -199,11 +201,52 @@ def test_thresholds_of_no_limit_are_refused() -> None:
     assert "shares of a limit" in refused(DimensionPolicy, thresholds=[Threshold(1.0, [BLOCK])])
 
 
-@pytest.mark.parametrize("period", ["hour", ResetPeriod.DAY, "week"])
-def test_resetting_by_itself_is_refused_with_what_to_do_instead(period: Any) -> None:
-    message = refused(DimensionPolicy, limit=1, reset_every=period)
-    assert "backend.reset(key)" in message
-    assert "acme:2026-03-27" in message
+@pytest.mark.parametrize("period", ["minute", "hour", ResetPeriod.DAY, "week", ResetPeriod.MONTH])
+def test_a_budget_may_start_anew_with_the_calendar(period: Any) -> None:
+    policy = DimensionPolicy(limit=1, reset_every=period)
+    assert policy.reset_every is ResetPeriod(period)
+    assert policy.period == calendar(str(period))
+    assert policy == DimensionPolicy(limit=1, reset_every=str(period))  # type: ignore[arg-type]
+
+
+def test_whose_calendar_and_from_when_can_be_said() -> None:
+    policy = DimensionPolicy(reset_every="week", timezone="Europe/Berlin", reset_at="06:30")  # type: ignore[arg-type]
+    assert policy.period == calendar("week", "Europe/Berlin", 390)
+    assert DimensionPolicy(reset_every=ResetPeriod.HOUR, timezone="Asia/Kolkata").period == calendar(
+        "hour", "Asia/Kolkata"
+    )
+
+
+def test_a_budget_may_count_the_time_just_gone() -> None:
+    assert DimensionPolicy(limit=1, window=timedelta(hours=1)).period == rolling(3600.0)
+    assert DimensionPolicy(limit=1).period is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"reset_every": "fortnight"}, "reset_every is 'fortnight'; accepted are 'minute', 'hour', 'day'"),
+        ({"reset_every": 3600}, "reset_every is 3600"),
+        ({"reset_every": "day", "window": timedelta(hours=1)}, "not both"),
+        ({"window": 3600}, "window is 3600; it must be a timedelta"),
+        ({"window": timedelta(0)}, "from a second to 366 days"),
+        ({"window": timedelta(days=400)}, "from a second to 366 days"),
+        ({"timezone": "Europe/Berlin"}, "timezone= was given without reset_every="),
+        ({"timezone": "Europe/Berlin", "window": timedelta(hours=1)}, "without reset_every="),
+        ({"reset_at": "06:00"}, "reset_at= was given without reset_every="),
+        ({"reset_every": "day", "timezone": "Europe/Atlantis"}, "'Europe/Atlantis'; it must be the name"),
+        ({"reset_every": "day", "timezone": ""}, "it must be the name of a time zone"),
+        ({"reset_every": "day", "timezone": 2}, "it must be the name of a time zone"),
+        ({"reset_every": "hour", "reset_at": "06:00"}, "it is for day, week and month"),
+        ({"reset_every": "minute", "reset_at": "00:00"}, "it is for day, week and month"),
+        *[
+            ({"reset_every": "day", "reset_at": value}, "a time of day from '00:00' to '23:59'")
+            for value in ("6:00", "24:00", "06:60", "06:00:00", "06:00\n", "six", "", 6, time(6))
+        ],
+    ],
+)
+def test_a_period_that_makes_no_sense_is_refused(given: Any, said: str) -> None:
+    assert said in refused(DimensionPolicy, limit=1, **given)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +254,7 @@ def test_resetting_by_itself_is_refused_with_what_to_do_instead(period: Any) -> 
     [
         (ActionKind, ["WARN", "WEBHOOK", "DEGRADE", "BLOCK"]),
         (Provider, ["anthropic", "openai", "gemini", "mistral"]),
-        (ResetPeriod, ["hour", "day"]),
+        (ResetPeriod, ["minute", "hour", "day", "week", "month"]),
     ],
 )
 def test_enum_members_are_their_strings_everywhere(kind: Any, values: list[str]) -> None:

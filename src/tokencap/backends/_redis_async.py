@@ -18,7 +18,8 @@ from ._redis_wire import AsyncLine, AsyncLink, AsyncThrough, within
 
 if TYPE_CHECKING:
     from .._entry import Entry
-    from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ..budget import BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ._rules import Question
     from .protocol import LedgerBackend
 
 __all__ = ["AsyncRedisBackend"]
@@ -91,7 +92,7 @@ class AsyncRedisBackend:
             return await _elsewhere(lambda: self._backend.pass_marks(marks))
         return await self._run(loop, self._verbs.pass_marks(marks))
 
-    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         loop = _running_loop()
         if loop is None:

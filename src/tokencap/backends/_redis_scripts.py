@@ -19,11 +19,12 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
 from .._entry import Entry, Retention
+from .._periods import Period, Rolling
 from ..budget import BudgetKey, BudgetState, Grant, Held, Hold, Mark, Reservation, Settlement
 from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
 from ._redis_rows import book_args, record_args
-from ._rules import check_holds, check_limit
+from ._rules import Question, check_grant, check_holds, check_limit, in_full, resets_at
 
 __all__ = ["Call", "Flow", "Script", "Verbs", "name_of_key", "slot_of"]
 
@@ -39,15 +40,17 @@ _MOST_DOUBTS = 1000
 _RENEW_BATCH = 500
 _MOST_NAMED = 10_000
 _RETENTION = Retention(days=30, rows=100_000)
+_CLOCK_ATTEMPTS = 5
 
 
 # Defining a function costs a script about as much as using it.
 _PIECES = {
-    "reserve": ("_ledger", "_sweep", "_state"),
-    "settle": ("_ledger", "_sweep", "_state", "_pass"),
+    "reserve": ("_ledger", "_window", "_sweep", "_state"),
+    "settle": ("_ledger", "_window", "_sweep", "_state", "_pass"),
     "record": ("_ledger",),
     "marks": ("_pass",),
-    "states": ("_ledger", "_sweep", "_state"),
+    "states": ("_ledger", "_window", "_sweep", "_state"),
+    "grant": ("_window",),
 }
 
 
@@ -76,8 +79,11 @@ def _read(name: str) -> str:
 
 
 @cache
-def _script(name: str) -> Script:
-    text = "".join([_read(f"{piece}.lua") for piece in ("_prelude", *_PIECES.get(name, ()), name)])
+def _script(name: str, windows: bool = False) -> Script:
+    pieces = ["_prelude", *_PIECES.get(name, ()), name]
+    if "_window" in pieces and not windows:
+        pieces[pieces.index("_window")] = "_still"
+    text = "".join([_read(f"{piece}.lua") for piece in pieces])
     return Script(hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
 
 
@@ -190,6 +196,10 @@ class Verbs(ForkAware):
         self._named: set[BudgetKey] = set()
         self.clock: Callable[[], float] | None = None
         """A test's clock, in seconds; None: the server's."""
+        self.wall: Callable[[], float] = time.time
+        """What this machine takes for the time."""
+        self._ahead = 0.0
+        """How far the store's clock was found to be ahead of it, when that mattered."""
         self._known = _known_by_store.setdefault((name, prefix), _Known())
         self._doubts: dict[str, _Doubt] = {}
         self._name_attempts()
@@ -211,27 +221,29 @@ class Verbs(ForkAware):
         try:
             for group in groups:
                 tried += 1
-                specs = [_spec(holds[index]) for index in group.indexes]
-                keys, args = group.keys, [*head, "1" if refused else "", most, *specs]
+                mine = [holds[index] for index in group.indexes]
+                keys, args = group.keys, [*head, "1" if refused else "", most, *map(_spec, mine)]
+                last: list[str | bytes] = []
                 if book and tried == 1:
-                    keys, args = (*keys, self._book_of(group)), [*args, *book]
-                answer = yield Call(group.slot, _script("reserve"), keys, args)
+                    keys, last = (*keys, self._book_of(group)), book
+                periods = [hold.period for hold in mine]
+                answer = yield from self._in_time(group, "reserve", keys, args, periods, last)
                 for index, text in zip(group.indexes, answer.decode().split(";")):
                     row = rows[index] = text.split(" ")
-                    if row[5] == "-":
+                    if row[0] == "-":
                         refused = True
-                    elif holds[index].elastic and (not most or int(row[5]) < int(most)):
-                        most = row[5]
-            states = tuple([_state(hold.key, row) for hold, row in zip(holds, rows)])
+                    elif holds[index].elastic and (not most or int(row[0]) < int(most)):
+                        most = row[0]
+            states = tuple([_state(hold.key, row[2:], hold.period) for hold, row in zip(holds, rows)])
             if refused:
                 yield from self._take_back(
-                    id, [group for group in groups if any(rows[index][6] != "-" for index in group.indexes)]
+                    id, [group for group in groups if any(rows[index][1] != "-" for index in group.indexes)]
                 )
                 if doubt is not None:
                     self._doubts[id] = doubt
-                full = tuple([hold.key for hold, row in zip(holds, rows) if row[5] == "-"])
+                full = tuple([hold.key for hold, row in zip(holds, rows) if row[0] == "-"])
                 return Grant(None, states, full)
-            amounts = [int(row[5]) for row in rows]
+            amounts = [int(row[0]) for row in rows]
             if len(groups) > 1:
                 yield from self._level(raw, holds, groups, amounts)
         except BaseException as error:
@@ -239,7 +251,9 @@ class Verbs(ForkAware):
             if len(groups) > 1 and isinstance(error, BackendError):
                 yield from self._take_back_now(id, groups[:tried])
             raise
-        held = tuple([Held(hold.key, row[6], amount) for hold, row, amount in zip(holds, rows, amounts)])
+        held = tuple(
+            [Held(hold.key, row[1], amount, hold.period) for hold, row, amount in zip(holds, rows, amounts)]
+        )
         self._known.remember(id, tuple([hold.key for hold in holds]), lease)
         return Grant(Reservation(id, held, charge), states)
 
@@ -255,16 +269,18 @@ class Verbs(ForkAware):
         for group in self._groups([held.key for held in holds]):
             local = {holds[index].key: place for place, index in enumerate(group.indexes, 1)}
             mine = [number for number, mark in enumerate(marks) if mark.key in local]
-            args: list[str | bytes] = [holds[index].epoch for index in group.indexes]
-            for number in mine:
-                mark = marks[number]
-                args.append(f"{local[mark.key]} {float(mark.at_pct)!r} {mark.limit}")
-            keys, args = group.ending(reservation.id), [*head, *args]
+            here = [holds[index] for index in group.indexes]
+            args = [*head, *[held.epoch for held in here]]
+            last: list[str | bytes] = [
+                f"{local[marks[number].key]} {float(marks[number].at_pct)!r} {marks[number].limit}"
+                for number in mine
+            ]
+            keys, periods = group.ending(reservation.id), [held.period for held in here]
             if entry is not None:
                 keys = (*keys, self._book_of(group))
-                args += book_args(entry.label, entry, self.retention)
+                last += book_args(entry.label, entry, self.retention)
                 entry = None  # a row is written once, beside the first budget
-            answer = yield Call(group.slot, _script("settle"), keys, args)
+            answer = yield from self._in_time(group, "settle", keys, args, periods, last)
             anything, found, *states = answer.decode().split(";")
             ended = ended and anything == "0"
             if found:
@@ -276,7 +292,7 @@ class Verbs(ForkAware):
         if ended:
             return Settlement((), hits)
         return Settlement(
-            tuple([_state(held.key, text.split(" ")) for held, text in zip(holds, texts)]), hits
+            tuple([_state(held.key, text.split(" "), held.period) for held, text in zip(holds, texts)]), hits
         )
 
     @property
@@ -348,16 +364,20 @@ class Verbs(ForkAware):
             passed += [mine[int(number) - 1] for number in answer.split()]
         return tuple([marks[number] for number in sorted(passed)])
 
-    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> Flow[tuple[BudgetState, ...]]:
+    def get_states(self, keys: Sequence[Question]) -> Flow[tuple[BudgetState, ...]]:
         """As `Backend.get_states`."""
+        questions = [in_full(each) for each in keys]
         states: dict[int, BudgetState] = {}
         head = self._head()
-        for group in self._groups([key for key, _ in keys]):
-            limits = [str(keys[index][1]) for index in group.indexes]
-            answer = yield Call(group.slot, _script("states"), group.keys, [*head, *limits])
+        for group in self._groups([each.key for each in questions]):
+            mine = [questions[index] for index in group.indexes]
+            args = [*head, *[str(each.limit) for each in mine]]
+            answer = yield from self._in_time(
+                group, "states", group.keys, args, [each.period for each in mine]
+            )
             for index, text in zip(group.indexes, answer.decode().split(";")):
-                states[index] = _state(keys[index][0], text.split(" "))
-        return tuple([states[index] for index in range(len(keys))])
+                states[index] = _state(questions[index].key, text.split(" "), questions[index].period)
+        return tuple([states[index] for index in range(len(questions))])
 
     def set_limit(self, key: BudgetKey, limit: int | None) -> Flow[None]:
         """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
@@ -366,6 +386,12 @@ class Verbs(ForkAware):
         args = [*self._head(), "" if limit is None else str(limit)]
         slot, keys = _places(self._prefix, key)
         yield Call(slot, _script("limit"), keys, args)
+
+    def grant(self, key: BudgetKey, tokens: int, period: Period | None = None) -> Flow[None]:
+        """As `Backend.grant`; raises ConfigurationError for less than 1 token."""
+        check_grant(tokens)
+        (group,) = self._groups([key])
+        yield from self._in_time(group, "grant", group.keys, [*self._head(), str(tokens)], [period])
 
     def reset(self, key: BudgetKey) -> Flow[None]:
         """As `Backend.reset`."""
@@ -415,6 +441,26 @@ class Verbs(ForkAware):
                     self._named.clear()
                 self._named.add(key)
 
+    def _in_time(
+        self,
+        group: _Group,
+        script: str,
+        keys: tuple[bytes, ...],
+        before: list[str | bytes],
+        periods: Sequence[Period | None],
+        after: Sequence[str | bytes] = (),
+    ) -> Flow[bytes]:
+        """Run a script that is told of periods, once more where this machine's clock was too far off."""
+        told = _script(script, any(period is not None for period in periods))
+        for _ in range(_CLOCK_ATTEMPTS):
+            at = (self.clock or self.wall)() + self._ahead
+            args = [*before, *[_spell_period(period, at) for period in periods], *after]
+            answer = yield Call(group.slot, told, keys, args)
+            if not answer.startswith(b"!"):
+                return answer
+            self._ahead = float(answer[1:]) - (self.clock or self.wall)()
+        raise BackendError("the clock of the store does not stand still long enough to be read")
+
     def _groups(self, keys: Sequence[BudgetKey]) -> list[_Group]:
         """Split `keys` into what one script may touch: all of them, or those of one slot."""
         places = [_places(self._prefix, key) for key in keys]
@@ -445,7 +491,8 @@ class Verbs(ForkAware):
 
     def _take_back(self, id: str, groups: Iterable[_Group]) -> Flow[None]:
         for group in groups:
-            args = [*self._head(), _raw(id), "0", *["-"] * len(group.indexes)]
+            unnamed = ["-"] * len(group.indexes)
+            args = [*self._head(), _raw(id), "0", *unnamed, *unnamed]
             yield Call(group.slot, _script("settle"), group.ending(id), args)
 
     def _take_back_now(self, id: str, groups: Sequence[_Group]) -> Flow[None]:
@@ -472,5 +519,15 @@ def _spec(hold: Hold) -> str:
     return f"{hold.limit} {ceiling} {hold.need} {hold.amount} {'1' if hold.elastic else '0'}"
 
 
-def _state(key: BudgetKey, row: Sequence[str]) -> BudgetState:
-    return BudgetState(key, int(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4]))
+def _spell_period(period: Period | None, at: float) -> str:
+    if period is None:
+        return "-"
+    if isinstance(period, Rolling):
+        return f"r {period.text} {period.seconds!r}"
+    return f"c {period.text} {' '.join(map(str, period.around(at)))}"
+
+
+def _state(key: BudgetKey, row: Sequence[str], period: Period | None) -> BudgetState:
+    limit, used, reserved, calls, expired, window, previous, granted = map(int, row)
+    end = resets_at(period, window)
+    return BudgetState(key, limit, used, reserved, calls, expired, end, previous, granted)

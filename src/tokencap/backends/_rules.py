@@ -6,12 +6,30 @@ Pure: values in, values out. The Lua scripts of Redis say the same in their own 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
-from ..budget import UNLIMITED, BudgetKey, BudgetState, Hold, share_floor
+from .._periods import Calendar, Period, Rolling
+from ..budget import UNLIMITED, Asked, BudgetKey, BudgetState, Hold, share_floor
 from ..errors import ConfigurationError
 
-__all__ = ["TOMBSTONE_SECONDS", "Admission", "admit", "check_holds", "check_limit"]
+__all__ = [
+    "TOMBSTONE_SECONDS",
+    "Admission",
+    "Question",
+    "Turn",
+    "admit",
+    "check_grant",
+    "check_holds",
+    "check_limit",
+    "fell_below",
+    "in_force",
+    "in_full",
+    "resets_at",
+    "turn",
+]
+
+Question = Union[Asked, "tuple[BudgetKey, int]"]
+"""What `get_states` is asked: a pair means a budget that runs for ever."""
 
 TOMBSTONE_SECONDS = 24 * 3600.0
 """How long a store remembers a reservation that expired, so that a late settlement corrects it."""
@@ -53,6 +71,67 @@ def admit(holds: Sequence[Hold], states: Sequence[BudgetState]) -> Admission:
     # that always fits below its own ceiling.
     amounts = [max(common, hold.need) if hold.elastic else hold.amount for hold in holds]
     return Admission(tuple(amounts), (), short)
+
+
+def in_full(question: Question) -> Asked:
+    """Return what is asked, in full."""
+    return question if isinstance(question, Asked) else Asked(*question)
+
+
+class Turn(NamedTuple):
+    """Where a counter is in its period."""
+
+    window: int
+    """Of a calendar: when the window began. Of a rolling one: the number of its step."""
+    anew: bool
+    """True when another window begins, with nothing used and nothing held."""
+    carried: bool = False
+    """True when the counter ran by another period so far: what it counted goes on counting in this one."""
+    follows: bool = False
+    """True when the one that ends now came just before."""
+
+
+def turn(period: Period, text: str, window: int, now: float) -> Turn:
+    """Return where a counter is now that ran by the period `text` ("": for ever) and was in `window`.
+
+    A clock that was set back begins no old window again: the running one goes on until it is over. Only
+    one that lies further ahead than the next was entered by mistake, and goes on as the next.
+    """
+    kept = bool(text)
+    if isinstance(period, Rolling):
+        return Turn(period.slot_of(now), not kept, kept and text != period.text, True)
+    start = period.start_of(now)
+    if not kept:
+        return Turn(start, True, follows=True)
+    if text.startswith("rolling"):
+        return Turn(start, False, carried=True)
+    if window >= start:
+        return Turn(min(window, period.next_after(now)), False)
+    return Turn(start, True, follows=period.start_of(start - 1) <= window)
+
+
+def resets_at(period: Period | None, window: int) -> int | None:
+    """Return when `window` of `period` ends; None when it does not."""
+    return period.next_after(window) if isinstance(period, Calendar) else None
+
+
+def in_force(limit: int, granted: int) -> int:
+    """Return `limit` with what was granted on it."""
+    return limit + granted if limit + granted < UNLIMITED else UNLIMITED
+
+
+def fell_below(was: int, used: int, trigger: int) -> bool:
+    """Return whether a mark at `trigger` may be passed again, now that some of `was` is forgotten.
+
+    One that was passed before `used` came to it waits until `used` has, or until nothing is left.
+    """
+    return used < trigger and (was >= trigger or used == 0)
+
+
+def check_grant(tokens: int) -> None:
+    """Raise ConfigurationError unless `tokens` can be granted."""
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens < UNLIMITED:
+        raise ConfigurationError(f"a grant is a whole number of tokens, at least 1, not {tokens!r}")
 
 
 def check_holds(holds: Sequence[Hold]) -> None:

@@ -13,7 +13,8 @@ from .aio import Threads
 
 if TYPE_CHECKING:
     from .._entry import Entry
-    from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ..budget import BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ._rules import Question
     from .sqlite import SQLiteBackend
 
 __all__ = ["READ", "WRITE", "AsyncSQLiteBackend", "WouldWaitError"]
@@ -60,13 +61,13 @@ class AsyncSQLiteBackend:
         """As `Backend.pass_marks`."""
         return await self._perform(Books.pass_marks, marks)
 
-    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         while True:
             states = await self._perform(Books.states, keys, begin=READ)
             if states is not None:
                 return states
-            await self._perform(Books.sweep)
+            await self._perform(Books.tidy, keys)
 
     async def aclose(self) -> None:
         """Let the threads end; the file stays open for the others in this process."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Optional, Union
+from typing import Union
 
 from .._entry import Entry, Retention
+from .._periods import Period, Rolling
 from ..budget import (
     BudgetKey,
     BudgetState,
@@ -18,23 +19,26 @@ from ..budget import (
     Settlement,
     share_ceil,
 )
-from ._rules import TOMBSTONE_SECONDS, admit
+from ._rules import TOMBSTONE_SECONDS, Question, admit, in_force, in_full, resets_at, turn
 from ._sqlite_ledger import LedgerWriter
+from ._sqlite_windows import READ_COUNTER, Row, Windows
 
 __all__ = ["Books"]
 
 Text = Union[str, bytes]
-Row = tuple[int, int, int, int, int, Optional[int], int]
 
 _FIND = "SELECT key FROM counters WHERE dimension = ? AND identifier = ?"
 _ADD = "INSERT INTO counters (dimension, identifier) VALUES (?, ?)"
-_READ = "SELECT used, reserved, calls, expired, life, override, configured FROM counters WHERE key = ?"
 _TAKE = "UPDATE counters SET reserved = reserved + ?, calls = calls + 1, configured = ? WHERE key = ?"
 _GIVE = (
     "UPDATE counters SET used = used + ?, expired = expired + ?, reserved = reserved - ?, calls = calls - ?"
     " WHERE key = ?"
 )
-_RESET = "UPDATE counters SET used = 0, reserved = 0, calls = 0, expired = 0, life = life + 1 WHERE key = ?"
+_RESET = (
+    "UPDATE counters SET used = 0, reserved = 0, calls = 0, expired = 0, life = life + 1, last_life = 0,"
+    " previous = 0, granted = 0 WHERE key = ?"
+)
+_GRANT = "UPDATE counters SET granted = granted + ? WHERE key = ?"
 _OVERRIDE = "UPDATE counters SET override = ? WHERE key = ?"
 _HOLD = (
     "INSERT INTO holds (id, n, key, life, amount, charge, expires_at, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -49,14 +53,14 @@ _ANY_DEAD = "SELECT 1 FROM holds WHERE expires_at <= ? LIMIT 1"
 _DEAD = "SELECT id, key, life, amount, charge, about FROM holds WHERE expires_at <= ?"
 _BURY = "DELETE FROM holds WHERE expires_at <= ?"
 _TOMBSTONE = "INSERT OR REPLACE INTO ended (id, charge, at, entry) VALUES (?, ?, ?, ?)"
-_CHARGED = "SELECT charge, entry FROM ended WHERE id = ?"
+_CHARGED = "SELECT charge, entry, at FROM ended WHERE id = ?"
 _FORGET = "DELETE FROM ended WHERE id = ?"
 _PRUNE = "DELETE FROM ended WHERE at <= ?"
 _BOOK_ONCE = "INSERT OR IGNORE INTO ended (id, charge, at) VALUES (?, NULL, ?)"
 _MARK = "INSERT OR IGNORE INTO marks VALUES (?, ?, ?)"
 _UNMARK = "DELETE FROM marks WHERE key = ?"
 
-_NEW: Row = (0, 0, 0, 0, 1, None, 0)
+_NEW: Row = (0, 0, 0, 0, 1, None, 0, "", 0, 0, 0, 0)
 _ENDED = Settlement(())
 # Of keys, and of marks; about 2 MB each.
 _REMEMBERED = 10_000
@@ -87,6 +91,7 @@ class Books:
         self._prefix = f"{store}:"
         self._clock = clock
         self._swept_at = clock()
+        self._windows = Windows(cursor)
         # (number of the key, life, at_pct) known to be passed: saves asking the file at every settlement.
         self._passed: set[tuple[int, int, float]] = set()
         self._numbers: dict[BudgetKey, int] = {}
@@ -103,14 +108,14 @@ class Books:
         if not -1.0 < now - self._swept_at < 1.0:
             self._sweep(now)
         plain_id = _text(id)
-        counters, states = self._read_all(holds)
+        counters, states = self._read_all(holds, now)
         admission = admit(holds, states)
         if admission.short:
             again = self._again(plain_id, id, holds, now, lease)
             if again is not None:
                 return again
             if self._sweep(now):
-                counters, states = self._read_all(holds)
+                counters, states = self._read_all(holds, now)
                 admission = admit(holds, states)
             if admission.refused:
                 return Grant(None, tuple(states), admission.refused)
@@ -122,7 +127,7 @@ class Books:
             for hold, (number, life), amount in zip(holds, counters, admission.amounts):
                 execute(_HOLD, (plain_id, len(held), number, life, amount, charge, expires_at, label))
                 execute(_TAKE, (amount, hold.limit, number))
-                held.append(Held(hold.key, f"{self._prefix}{life}", amount))
+                held.append(Held(hold.key, f"{self._prefix}{life}", amount, hold.period))
         except sqlite3.IntegrityError:
             # The first hold has its place already, and nothing else was written yet.
             again = self._again(plain_id, id, holds, now, lease)
@@ -140,9 +145,10 @@ class Books:
         plain_id = _text(reservation.id)
         execute = self.cursor.execute
         mine = not holds or holds[0].epoch.startswith(self._prefix)
-        back, used, expired = 0, tokens, 0
+        now = self._clock()
+        back, used, expired, charged_at = 0, tokens, 0, now
         if not mine:
-            if execute(_BOOK_ONCE, (plain_id, self._clock())).rowcount < 1:
+            if execute(_BOOK_ONCE, (plain_id, now)).rowcount < 1:
                 return _ENDED
         elif execute(_DROP, (plain_id,)).rowcount > 0:
             back = 1
@@ -151,37 +157,40 @@ class Books:
             if charged is None or charged[0] is None:
                 return _ENDED
             execute(_FORGET, (plain_id,))
-            used, expired = tokens - charged[0], -charged[0]
+            used, expired, charged_at = tokens - charged[0], -charged[0], charged[2]
             if charged[1] is not None:
                 self.ledger.erase(charged[1])
         if entry is not None:
-            self.ledger.write(entry, self._clock())
+            self.ledger.write(entry, now)
         numbers = self._numbers
         limits = {mark.key: mark.limit for mark in marks}
         states: list[BudgetState] = []
-        touched: dict[BudgetKey, tuple[int, int, int, int | None]] = {}
-        for key, epoch, amount in holds:
+        touched: dict[BudgetKey, tuple[int, Row]] = {}
+        for key, epoch, amount, period in holds:
             number = numbers.get(key) or self._number(key)
-            row: Row = execute(_READ, (number,)).fetchone()
-            before_used, reserved, calls, before_expired, life, override, configured = row
+            row: Row = execute(READ_COUNTER, (number,)).fetchone()
+            if period is not None:
+                row = self._windows.turn(number, row, period, now)
+            life = row[4]
             if not mine or epoch == f"{self._prefix}{life}":
+                give = (used, expired)
+                if isinstance(period, Rolling):
+                    give = self._spend_rolling(number, period, tokens, -expired, charged_at, now)
                 amount *= back
-                execute(_GIVE, (used, expired, amount, back, number))
-                before_used += used
-                reserved -= amount
-                calls -= back
-                before_expired += expired
-                touched[key] = (number, life, before_used, override)
-            limit = override or limits.get(key, configured)
-            states.append(BudgetState(key, limit, before_used, reserved, calls, before_expired))
+                execute(_GIVE, (*give, amount, back, number))
+                row = (row[0] + give[0], row[1] - amount, row[2] - back, row[3] + give[1], *row[4:])
+                touched[key] = (number, row)
+            elif row[9] and epoch == f"{self._prefix}{row[9]}":
+                self._windows.late(number, row[9], used)
+                row = (*row[:10], row[10] + used, row[11])
+            states.append(_state(key, limits.get(key, row[6]), row, period))
         passed = []
         for mark in marks:
             counter = touched.get(mark.key)
             if counter is not None:
-                number, life, reached, override = counter
-                if reached >= share_ceil(override or mark.limit, mark.at_pct) and self._pass(
-                    mark, number, life
-                ):
+                number, row = counter
+                limit = in_force(row[5] or mark.limit, row[11])
+                if row[0] >= share_ceil(limit, mark.at_pct) and self._pass(mark, number, row):
                     passed.append(mark)
         return Settlement(tuple(states), tuple(passed))
 
@@ -202,30 +211,51 @@ class Books:
         """As `Backend.pass_marks`."""
         return tuple([mark for mark in marks if self._pass_now(mark)])
 
-    def states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...] | None:
-        """Return the states without writing; None when there are dead reservations to charge first."""
-        if self.cursor.execute(_ANY_DEAD, (self._clock(),)).fetchone() is not None:
+    def states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...] | None:
+        """Return the states without writing; None when `tidy` has something to do first."""
+        now = self._clock()
+        if self.cursor.execute(_ANY_DEAD, (now,)).fetchone() is not None:
             return None
         states = []
-        for key, limit in keys:
+        for key, limit, period in map(in_full, keys):
             number = self._find(key)
             row = _NEW if number is None else self._row(number)
-            states.append(_state(key, limit, row))
+            if period is not None:
+                if number is None:
+                    row = (*_NEW[:8], turn(period, "", 0, now).window, *_NEW[9:])
+                elif self._windows.due(row, period, now):
+                    return None
+            states.append(_state(key, limit, row, period))
         return tuple(states)
 
-    def sweep(self) -> None:
-        """Charge the reservations whose owners died."""
-        self._sweep(self._clock())
+    def tidy(self, keys: Sequence[Question]) -> None:
+        """Charge the reservations whose owners died, and bring these counters into their windows."""
+        now = self._clock()
+        self._sweep(now)
+        for key, _, period in map(in_full, keys):
+            number = self._find(key)
+            if number is not None and period is not None:
+                self._windows.turn(number, self._row(number), period, now)
 
     def set_limit(self, key: BudgetKey, limit: int | None) -> None:
         """As `Backend.set_limit`."""
         self.cursor.execute(_OVERRIDE, (limit, self._number(key)))
 
+    def grant(self, key: BudgetKey, tokens: int, period: Period | None) -> None:
+        """As `Backend.grant`."""
+        number, now = self._number(key), self._clock()
+        if period is not None:
+            self._windows.turn(number, self._row(number), period, now)
+        if isinstance(period, Rolling):
+            self._windows.spend(number, period, now, 0, tokens)
+        self.cursor.execute(_GRANT, (tokens, number))
+
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`: the holds of the old life stay behind and count for nothing."""
-        number = (self._number(key),)
-        self.cursor.execute(_RESET, number)
-        self.cursor.execute(_UNMARK, number)
+        number = self._number(key)
+        self.cursor.execute(_RESET, (number,))
+        self.cursor.execute(_UNMARK, (number,))
+        self._windows.empty(number)
 
     def _find(self, key: BudgetKey) -> int | None:
         """Return the number of `key` in this file; None for a new one."""
@@ -249,10 +279,10 @@ class Books:
         return number
 
     def _row(self, number: int) -> Row:
-        row: Row = self.cursor.execute(_READ, (number,)).fetchone()
+        row: Row = self.cursor.execute(READ_COUNTER, (number,)).fetchone()
         return row
 
-    def _read_all(self, holds: Iterable[Hold]) -> tuple[list[tuple[int, int]], list[BudgetState]]:
+    def _read_all(self, holds: Iterable[Hold], now: float) -> tuple[list[tuple[int, int]], list[BudgetState]]:
         """Return the number and the life of each key, and their states."""
         counters: list[tuple[int, int]] = []
         states: list[BudgetState] = []
@@ -261,10 +291,22 @@ class Books:
         for hold in holds:
             key = hold.key
             number = numbers.get(key) or self._number(key)
-            row: Row = execute(_READ, (number,)).fetchone()
+            row: Row = execute(READ_COUNTER, (number,)).fetchone()
+            period = hold.period
+            if period is not None:
+                row = self._windows.turn(number, row, period, now)
             counters.append((number, row[4]))
-            states.append(_state(key, hold.limit, row))
+            states.append(_state(key, hold.limit, row, period))
         return counters, states
+
+    def _spend_rolling(
+        self, number: int, period: Rolling, tokens: int, charge: int, charged_at: float, now: float
+    ) -> tuple[int, int]:
+        """Return what to add to `used` and to `expired` in place of a charge, if that is still counted."""
+        self._windows.spend(number, period, now, tokens)
+        if charge and self._windows.take_back(number, period, charge, charged_at):
+            return tokens - charge, -charge
+        return tokens, 0
 
     def _again(
         self, plain_id: Text, id: str, holds: Sequence[Hold], now: float, lease: float
@@ -276,11 +318,12 @@ class Books:
         self.cursor.execute(_EXTEND, (now + lease, plain_id, now))
         held = []
         own = {}
+        periods = {hold.key: hold.period for hold in holds}
         for dimension, identifier, life, amount, _, _ in rows:
             key = BudgetKey(_string(dimension), _string(identifier))
-            held.append(Held(key, f"{self._prefix}{life}", amount))
+            held.append(Held(key, f"{self._prefix}{life}", amount, periods.get(key)))
             own[key] = (life, amount)
-        counters, states = self._read_all(holds)
+        counters, states = self._read_all(holds, now)
         for n, ((_, life), state) in enumerate(zip(counters, states)):
             its_life, amount = own.get(state.key, (0, 0))
             if its_life == life:
@@ -302,6 +345,9 @@ class Books:
             _TOMBSTONE,
             [(each, left[0], now, self._note_expired(left, now)) for each, left in calls.items()],
         )
+        for _, key, life, _, charge, _ in dead:
+            self._windows.late(key, life, charge)
+            self._windows.charged(key, life, now, charge)
         self.cursor.execute(_BURY, (now,))
         self.cursor.execute(_PRUNE, (now - TOMBSTONE_SECONDS,))
         return True
@@ -313,10 +359,13 @@ class Books:
 
     def _pass_now(self, mark: Mark) -> bool:
         number = self._number(mark.key)
-        return self._pass(mark, number, self._row(number)[4])
+        return self._pass(mark, number, self._row(number))
 
-    def _pass(self, mark: Mark, number: int, life: int) -> bool:
-        known = (number, life, mark.at_pct)
+    def _pass(self, mark: Mark, number: int, row: Row) -> bool:
+        known = (number, row[4], mark.at_pct)
+        if row[7].startswith("rolling"):
+            # Another process may have found that it can be passed again.
+            return self.cursor.execute(_MARK, known).rowcount > 0
         if known in self._passed:
             return False
         if len(self._passed) >= _REMEMBERED:
@@ -325,6 +374,10 @@ class Books:
         return self.cursor.execute(_MARK, known).rowcount > 0
 
 
-def _state(key: BudgetKey, limit: int, row: Row) -> BudgetState:
-    used, reserved, calls, expired, _, override, _ = row
-    return BudgetState(key, override or limit, used, reserved, calls, expired)
+def _state(key: BudgetKey, limit: int, row: Row, period: Period | None) -> BudgetState:
+    used, reserved, calls, expired, _, override, _, _, window, _, previous, granted = row
+    limit = override or limit
+    if granted:
+        limit = in_force(limit, granted)
+    end = None if period is None else resets_at(period, window)
+    return BudgetState(key, limit, used, reserved, calls, expired, end, previous, granted)

@@ -38,6 +38,42 @@ CREATE TABLE counters (
 )
 """
 
+# As above, with what a period needs. period: the text of it, '' for ever. window_at: see
+# `Turn.window`. last_life:
+# the life of the window before, whose late settlements go to previous; 0: none.
+_COUNTERS_IN_WINDOWS = f"""
+CREATE TABLE counters_in_windows (
+    key INTEGER PRIMARY KEY,
+    used INTEGER NOT NULL DEFAULT 0,
+    reserved INTEGER NOT NULL DEFAULT 0,
+    calls INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0,
+    life INTEGER NOT NULL DEFAULT 1,
+    override INTEGER,
+    configured INTEGER NOT NULL DEFAULT {UNLIMITED},
+    period TEXT NOT NULL DEFAULT '',
+    window_at INTEGER NOT NULL DEFAULT 0,
+    last_life INTEGER NOT NULL DEFAULT 0,
+    previous INTEGER NOT NULL DEFAULT 0,
+    granted INTEGER NOT NULL DEFAULT 0,
+    dimension TEXT NOT NULL,
+    identifier TEXT NOT NULL,
+    UNIQUE (dimension, identifier)
+)
+"""
+
+# The steps of rolling windows; what they hold is part of their counter.
+_SLOTS = """
+CREATE TABLE slots (
+    key INTEGER NOT NULL,
+    slot INTEGER NOT NULL,
+    used INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0,
+    granted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (key, slot)
+) WITHOUT ROWID
+"""
+
 # n: the position of the hold in its reservation. expires_at: seconds since the epoch.
 _HOLDS = """
 CREATE TABLE holds (
@@ -136,7 +172,21 @@ def _keep_a_ledger(cursor: sqlite3.Cursor) -> None:
     cursor.execute("ALTER TABLE ended ADD COLUMN entry INTEGER")
 
 
-_MIGRATIONS: tuple[Callable[[sqlite3.Cursor], None], ...] = (_count_reservations, _keep_a_ledger)
+def _count_in_windows(cursor: sqlite3.Cursor) -> None:
+    """From counters that run for ever. Columns come before the names, so the table is made anew."""
+    cursor.execute(_SLOTS)
+    cursor.execute(_COUNTERS_IN_WINDOWS)
+    kept = "key, used, reserved, calls, expired, life, override, configured, dimension, identifier"
+    cursor.execute(f"INSERT INTO counters_in_windows ({kept}) SELECT {kept} FROM counters")  # noqa: S608
+    cursor.execute("DROP TABLE counters")
+    cursor.execute("ALTER TABLE counters_in_windows RENAME TO counters")
+
+
+_MIGRATIONS: tuple[Callable[[sqlite3.Cursor], None], ...] = (
+    _count_reservations,
+    _keep_a_ledger,
+    _count_in_windows,
+)
 """The n-th brings a file of `user_version` n to n + 1."""
 
 VERSION = len(_MIGRATIONS)

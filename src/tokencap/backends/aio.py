@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from .._entry import Entry
-    from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ..budget import BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ._rules import Question
     from .protocol import Backend, LedgerBackend
 
 __all__ = ["InlineAsyncBackend", "ThreadedAsyncBackend", "Threads"]
@@ -86,7 +87,7 @@ class ThreadedAsyncBackend:
         """As `Backend.pass_marks`."""
         return await self._threads.run(partial(self._backend.pass_marks, marks))
 
-    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         return await self._threads.run(partial(self._backend.get_states, keys))
 
@@ -123,7 +124,7 @@ class InlineAsyncBackend:
         """As `Backend.pass_marks`."""
         return self._backend.pass_marks(marks)
 
-    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         return self._backend.get_states(keys)
 

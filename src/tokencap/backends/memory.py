@@ -7,12 +7,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._entry import Entry, KnownBudget, Retention, Sum
 from ..budget import (
-    UNLIMITED,
+    Asked,
     BudgetKey,
     BudgetState,
     Grant,
@@ -25,26 +25,18 @@ from ..budget import (
 )
 from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
+from ._memory_counter import Counter
 from ._memory_ledger import MemoryLedger
-from ._rules import TOMBSTONE_SECONDS, admit, check_holds, check_limit
+from ._rules import TOMBSTONE_SECONDS, Question, admit, check_grant, check_holds, check_limit, in_full
 from .aio import InlineAsyncBackend
 from .protocol import AsyncBackend
+
+if TYPE_CHECKING:
+    from .._periods import Period
 
 __all__ = ["MemoryBackend"]
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
-
-
-@dataclass
-class _Counter:
-    life: int = 1
-    used: int = 0
-    reserved: int = 0
-    calls: int = 0
-    expired: int = 0
-    override: int | None = None
-    configured: int = UNLIMITED
-    passed: set[float] = field(default_factory=set)
 
 
 @dataclass
@@ -90,7 +82,7 @@ class MemoryBackend(ForkAware):
         self._inside = False
         # Tells reservations of this store from those of another one in `Held.epoch`.
         self._store = secrets.token_hex(8)
-        self._counters: dict[BudgetKey, _Counter] = {}
+        self._counters: dict[BudgetKey, Counter] = {}
         self._live: dict[str, _Live] = {}
         # By id: when it ended, and what it was charged (None: booked for another store).
         self._ended: dict[str, tuple[float, int | None]] = {}
@@ -110,20 +102,22 @@ class MemoryBackend(ForkAware):
             if live.expires_at > now:
                 return self._again(live, holds, now + lease)
             self._sweep(now)
-        states = self._states([(hold.key, hold.limit) for hold in holds])
+        questions = [Asked(hold.key, hold.limit, hold.period) for hold in holds]
+        states = self._states(questions, now)
         admission = admit(holds, states)
         if admission.short and self._sweep(now):
-            states = self._states([(hold.key, hold.limit) for hold in holds])
+            states = self._states(questions, now)
             admission = admit(holds, states)
         if admission.refused:
             return Grant(None, states, admission.refused)
         held = []
         for hold, amount in zip(holds, admission.amounts):
             counter = self._counter(hold.key)
+            counter.turn(hold.period, now)
             counter.reserved += amount
             counter.calls += 1
             counter.configured = hold.limit
-            held.append(Held(hold.key, self._epoch(counter), amount))
+            held.append(Held(hold.key, self._epoch(counter.life), amount, hold.period))
         reservation = Reservation(id, tuple(held), charge)
         self._live[id] = _Live(reservation, now + lease, about)
         self._ended.pop(id, None)
@@ -136,43 +130,48 @@ class MemoryBackend(ForkAware):
         """As `Backend.settle`."""
         mine = not reservation.holds or reservation.holds[0].epoch.startswith(f"{self._store}:")
         ended = self._ended.get(reservation.id)
-        held_back, used, expired = 0, tokens, 0
+        now = self._clock()
+        held_back, charged_at, charged = 0, now, 0
         if not mine:
             if ended is not None:
                 return Settlement(())
-            self._ended[reservation.id] = (self._clock(), None)
+            self._ended[reservation.id] = (now, None)
         elif self._live.pop(reservation.id, None) is not None:
             held_back = 1
         elif ended is None or ended[1] is None:
             return Settlement(())
         else:
             del self._ended[reservation.id]
-            used, expired = tokens - ended[1], -ended[1]
+            charged_at, charged = ended[0], ended[1]
             self._ledger.take_back(reservation.id)
         if entry is not None:
-            self._ledger.write(entry, self._clock())
-        touched: dict[BudgetKey, _Counter] = {}
+            self._ledger.write(entry, now)
+        touched: dict[BudgetKey, Counter] = {}
         for held in reservation.holds:
             counter = self._counter(held.key)
-            if not mine or held.epoch == self._epoch(counter):
-                counter.used += used
-                counter.expired += expired
+            counter.turn(held.period, now)
+            if not mine or held.epoch == self._epoch(counter.life):
+                counter.take_back(charged, charged_at)
+                counter.add(now, tokens)
                 counter.reserved -= held.amount * held_back
                 counter.calls -= held_back
                 touched[held.key] = counter
+            elif held.epoch == self._epoch(counter.before):
+                counter.previous += tokens - charged
         limits = {mark.key: mark.limit for mark in marks}
         passed = []
         for mark in marks:
             reached = touched.get(mark.key)
             if reached is None or mark.at_pct in reached.passed:
                 continue
-            if reached.used >= share_ceil(reached.override or mark.limit, mark.at_pct):
+            if reached.used >= share_ceil(reached.limit(mark.limit), mark.at_pct):
                 reached.passed.add(mark.at_pct)
                 passed.append(mark)
-        keys = [
-            (held.key, limits.get(held.key, self._counter(held.key).configured)) for held in reservation.holds
+        questions = [
+            Asked(held.key, limits.get(held.key, self._counter(held.key).configured), held.period)
+            for held in reservation.holds
         ]
-        return Settlement(self._states(keys), tuple(passed))
+        return Settlement(self._states(questions, now), tuple(passed))
 
     @_alone
     def renew(self, ids: Collection[str], lease: float) -> set[str]:
@@ -228,10 +227,11 @@ class MemoryBackend(ForkAware):
         return tuple(passed)
 
     @_alone
-    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
-        self._sweep(self._clock())
-        return self._states(keys)
+        now = self._clock()
+        self._sweep(now)
+        return self._states([in_full(each) for each in keys], now)
 
     @_alone
     def set_limit(self, key: BudgetKey, limit: int | None) -> None:
@@ -240,10 +240,18 @@ class MemoryBackend(ForkAware):
         self._counter(key).override = limit
 
     @_alone
+    def grant(self, key: BudgetKey, tokens: int, period: Period | None = None) -> None:
+        """As `Backend.grant`."""
+        check_grant(tokens)
+        counter = self._counter(key)
+        now = self._clock()
+        counter.turn(period, now)
+        counter.add(now, granted=tokens)
+
+    @_alone
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`."""
-        old = self._counter(key)
-        self._counters[key] = _Counter(old.life + 1, override=old.override, configured=old.configured)
+        self._counter(key).reset()
 
     def as_async(self) -> AsyncBackend:
         """Return this store for coroutines; no verb ever waits."""
@@ -264,26 +272,22 @@ class MemoryBackend(ForkAware):
         """See `_fork`."""
         self._lock = threading.RLock()
 
-    def _counter(self, key: BudgetKey) -> _Counter:
+    def _counter(self, key: BudgetKey) -> Counter:
         counter = self._counters.get(key)
         if counter is None:
-            counter = self._counters[key] = _Counter()
+            counter = self._counters[key] = Counter()
         return counter
 
-    def _epoch(self, counter: _Counter) -> str:
-        return f"{self._store}:{counter.life}"
+    def _epoch(self, life: int) -> str:
+        return f"{self._store}:{life}"
 
-    def _states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    def _states(self, questions: Sequence[Asked], now: float) -> tuple[BudgetState, ...]:
         states = []
-        for key, limit in keys:
-            counter = self._counters.get(key)
-            if counter is None:
-                states.append(BudgetState(key, limit, 0))
-                continue
-            in_force = counter.override or limit
-            states.append(
-                BudgetState(key, in_force, counter.used, counter.reserved, counter.calls, counter.expired)
-            )
+        for key, limit, period in questions:
+            # One that is only looked at is not kept.
+            counter = self._counters.get(key) or Counter()
+            counter.turn(period, now)
+            states.append(counter.state(key, limit, period))
         return tuple(states)
 
     def _again(self, live: _Live, holds: Sequence[Hold], expires_at: float) -> Grant:
@@ -291,9 +295,10 @@ class MemoryBackend(ForkAware):
         live.expires_at = expires_at
         own = {held.key: held for held in live.reservation.holds}
         states = []
-        for state in self._states([(hold.key, hold.limit) for hold in holds]):
+        questions = [Asked(hold.key, hold.limit, hold.period) for hold in holds]
+        for state in self._states(questions, self._clock()):
             held = own.get(state.key)
-            if held is not None and held.epoch == self._epoch(self._counter(state.key)):
+            if held is not None and held.epoch == self._epoch(self._counter(state.key).life):
                 state = state._replace(reserved=state.reserved - held.amount, calls=state.calls - 1)
             states.append(state)
         return Grant(live.reservation, tuple(states))
@@ -310,11 +315,12 @@ class MemoryBackend(ForkAware):
             self._ended[reservation.id] = (now, reservation.charge)
             for held in reservation.holds:
                 counter = self._counter(held.key)
-                if held.epoch == self._epoch(counter):
-                    counter.used += reservation.charge
-                    counter.expired += reservation.charge
+                if held.epoch == self._epoch(counter.life):
+                    counter.add(now, reservation.charge, reservation.charge)
                     counter.reserved -= held.amount
                     counter.calls -= 1
+                elif held.epoch == self._epoch(counter.before):
+                    counter.previous += reservation.charge
         if dead:
             ended = self._ended.items()
             self._ended = {each: (at, how) for each, (at, how) in ended if at > now - TOMBSTONE_SECONDS}

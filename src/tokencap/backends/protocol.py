@@ -5,6 +5,13 @@ one script. The contract suite in `tests/backends/test_contract.py` runs on ever
 
 Times are seconds by the store's own clock, amounts are tokens. Every failure of the store
 is raised as `BackendError`, within a bounded time.
+
+A counter that is asked about with a period starts anew, before anything else is done, when the store's
+clock has passed into another window: nothing used, nothing held, nothing granted, no mark passed. What
+was used is remembered as `previous_used`, and whatever then ends a reservation of that window (a
+settlement, an expiry, a correction) is booked there and passes no marks; earlier windows are forgotten.
+A clock that is set back goes on with the running window. In a rolling window what is settled or charged is
+forgotten after the time of the period; a mark may be passed again once `used` has fallen below it.
 """
 
 from __future__ import annotations
@@ -14,7 +21,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from .._entry import Entry, KnownBudget, Sum
+    from .._periods import Period
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ._rules import Question
 
 __all__ = ["AsyncBackend", "AsyncLedgerBackend", "Backend", "LedgerBackend"]
 
@@ -57,16 +66,23 @@ class Backend(Protocol):
         """Pass these marks whatever the counter says; return those not passed before in this epoch."""
         ...
 
-    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
-        """Return the state of each `(key, configured limit)`, dead reservations charged first."""
+    def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
+        """Return the state of each key asked for, dead reservations charged first."""
         ...
 
     def set_limit(self, key: BudgetKey, limit: int | None) -> None:
         """Override the configured limit of one key from the next call on, everywhere; None: no longer."""
         ...
 
+    def grant(self, key: BudgetKey, tokens: int, period: Period | None = None) -> None:
+        """Raise the limit in force by `tokens` until the window ends, or until `reset` where none does.
+
+        In a rolling window a grant lasts as long as what was used. Raises ConfigurationError below 1 token.
+        """
+        ...
+
     def reset(self, key: BudgetKey) -> None:
-        """Start the counter anew: nothing used, nothing held, no mark passed."""
+        """Start the counter anew: nothing used, nothing held, nothing granted, no mark passed."""
         ...
 
     def as_async(self) -> AsyncBackend:
@@ -93,7 +109,7 @@ class AsyncBackend(Protocol):
         """As `Backend.pass_marks`."""
         ...
 
-    async def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         ...
 

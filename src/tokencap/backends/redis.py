@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     import redis.asyncio.cluster
     import redis.cluster
 
+    from .._periods import Period
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
     from ._redis_async import AsyncRedisBackend
+    from ._rules import Question
 
 __all__ = ["RedisBackend"]
 
@@ -152,13 +154,17 @@ class RedisBackend:
         """As `Backend.pass_marks`."""
         return self._run(self._verbs.pass_marks(marks))
 
-    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         return self._run(self._verbs.get_states(keys))
 
     def set_limit(self, key: BudgetKey, limit: int | None) -> None:
         """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
         self._run(self._verbs.set_limit(key, limit))
+
+    def grant(self, key: BudgetKey, tokens: int, period: Period | None = None) -> None:
+        """As `Backend.grant`; raises ConfigurationError for less than 1 token."""
+        self._run(self._verbs.grant(key, tokens, period))
 
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`. Costs the same however many calls, marks and reservations there were."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
 from ._fork import ForkAware, survive_forks
-from ._rules import check_holds, check_limit
+from ._rules import check_grant, check_holds, check_limit
 from ._sqlite_async import READ, WRITE, AsyncSQLiteBackend, WouldWaitError
 from ._sqlite_books import Books
 from ._sqlite_file import FileBusyError, Opened, check_path, checkpoint, is_busy, open_file, say
@@ -28,7 +28,9 @@ from ._sqlite_schema import UnusableFileError
 if TYPE_CHECKING:
     from typing import Literal
 
+    from .._periods import Period
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
+    from ._rules import Question
 
 __all__ = ["SQLiteBackend"]
 
@@ -110,18 +112,23 @@ class SQLiteBackend(ForkAware):
         """As `Backend.pass_marks`."""
         return self.perform(Books.pass_marks, marks)
 
-    def get_states(self, keys: Sequence[tuple[BudgetKey, int]]) -> tuple[BudgetState, ...]:
+    def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         while True:
             states = self.perform(Books.states, keys, begin=READ)
             if states is not None:
                 return states
-            self.perform(Books.sweep)
+            self.perform(Books.tidy, keys)
 
     def set_limit(self, key: BudgetKey, limit: int | None) -> None:
         """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
         check_limit(limit)
         self.perform(Books.set_limit, key, limit)
+
+    def grant(self, key: BudgetKey, tokens: int, period: Period | None = None) -> None:
+        """As `Backend.grant`."""
+        check_grant(tokens)
+        self.perform(Books.grant, key, tokens, period)
 
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`."""

@@ -18,15 +18,17 @@ local function sweep(b, due, own)
         local amount, charge, epoch = string.match(texts[i], '^(%d+) (%d+) (%d+)')
         -- A hold made before a reset counts for nothing any more.
         if epoch == b.epoch then
-          b.used = b.used + charge
-          b.expired = b.expired + charge
+          add(b, charge, charge, 0)
           b.reserved = b.reserved - amount
           b.calls = b.calls - 1
+        elseif epoch == b.before then
+          b.previous, b.left, b.turned = b.previous + charge, b.left - 1, true
         end
-        if id == own then b.hold, b.lapsed = false, charge .. ' ' .. epoch end
+        local record = charge .. ' ' .. epoch .. string.format(' %.17g', now)
+        if id == own then b.hold, b.lapsed = false, record end
         gone[#gone + 1] = fields[i]
         lapsed[#lapsed + 1] = 'x:' .. id
-        lapsed[#lapsed + 1] = charge .. ' ' .. epoch
+        lapsed[#lapsed + 1] = record
         later[#later + 1] = now + REMEMBER_LAPSED
         later[#later + 1] = id
         write_expired(b, id, charge)

@@ -1,14 +1,18 @@
 -- ARGV: clock, attempt, id, charge, lease, look ('1': hold nothing), most (of an elastic hold, or ''),
--- then per budget "limit ceiling need amount elastic" (no ceiling: '-').
--- Answer, per budget: its state without this call, what it holds ('-': refused), its epoch; joined by ';'.
+-- then per budget "limit ceiling need amount elastic" (no ceiling: '-'), then per budget its period.
+-- Answer, per budget: what it holds ('-': refused), its epoch, its state without this call; joined by ';'.
 local id, charge, lease = ARGV[3], ARGV[4], ARGV[5]
-local budgets, refused, common = {}, ARGV[6] == '1', tonumber(ARGV[7])
+local budgets, refused, common, count = {}, ARGV[6] == '1', tonumber(ARGV[7]), #KEYS / 2
 
-for i = 1, #KEYS / 2 do
+local elsewhen = outside(8 + count, count)
+if elsewhen then return elsewhen end
+
+for i = 1, count do
   local b = open(KEYS[2 * i - 1], id)
   b.due = KEYS[2 * i]
+  turn(b, ARGV[7 + count + i])
   -- Without a call in flight nobody can have died.
-  if b.calls > 0 or b.hold then sweep(b, b.due, id) end
+  if b.calls > 0 or b.left > 0 or b.hold then sweep(b, b.due, id) end
   local limit, ceiling, need, amount, elastic = string.match(ARGV[7 + i], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
   b.limit, b.need, b.amount, b.elastic = tonumber(limit), tonumber(need), tonumber(amount), elastic == '1'
   if b.hold then
@@ -21,7 +25,7 @@ for i = 1, #KEYS / 2 do
   else
     local most = b.amount
     if ceiling ~= '-' then
-      local room = math.floor((b.override or b.limit) * ceiling + ROUNDING) - b.used - b.reserved
+      local room = math.floor(in_force(b, b.limit) * ceiling + ROUNDING) - b.used - b.reserved
       if room <= 0 or b.need > room then
         refused, b.full = true, true
       elseif b.elastic and room < most then
@@ -53,6 +57,7 @@ for i, b in ipairs(budgets) do
   elseif not b.full then
     held = '0'
   end
-  answer[i] = before .. ' ' .. held .. ' ' .. token
+  if refused and b.turned then save(b, 'm', b.marks) end
+  answer[i] = held .. ' ' .. token .. ' ' .. before
 end
 return table.concat(answer, ';')

@@ -3,6 +3,7 @@
 local b = open(KEYS[1], '')
 b.epoch = b.epoch + 1
 b.used, b.reserved, b.calls, b.expired = 0, 0, 0, 0
+b.before, b.previous, b.left, b.granted, b.marks = '-', 0, 0, 0, ''
+b.steps, b.turned = {}, true
 save(b, 'z', now)
-redis.call('HSET', b.counter, 'm', '')
 return ''
