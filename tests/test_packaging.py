@@ -224,7 +224,10 @@ def test_imports_run_downwards_only() -> None:
             assert height[there] <= height[here], f"{name} imports {target}"
 
 
-PURE = "_session _plan _plans _periods _degrade _scope _admission _output _observe _toml policy status budget usage"
+PURE = (
+    "_session _plan _plans _periods _degrade _scope _admission _output _observe _toml policy status"
+    " budget usage"
+)
 
 
 @pytest.mark.parametrize("module", PURE.split())
