@@ -133,7 +133,7 @@ def test_the_hold_of_a_killed_process_lives_with_it_and_is_charged_once_after_it
         assert charged.used == charged.expired > 0
         assert charged.reserved == 0
         once(guard)
-        assert state_of(guard)[2:] == (charged.used + BILLED, 0, 0, charged.expired)
+        assert state_of(guard)[2:6] == (charged.used + BILLED, 0, 0, charged.expired)
         guard.teardown()
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert said == [
@@ -155,9 +155,9 @@ def test_a_fork_leaves_the_calls_under_way_to_the_parent(store: Store, loopback:
             gc.collect()
 
         join(fork(child))
-        assert state_of(guard)[2:] == (0, state_of(guard).reserved, 1, 0)
+        assert state_of(guard)[2:6] == (0, state_of(guard).reserved, 1, 0)
         list(stream)
-        assert state_of(guard)[2:] == (BILLED, 0, 0, 0)
+        assert state_of(guard)[2:6] == (BILLED, 0, 0, 0)
 
 
 @forks
@@ -176,7 +176,7 @@ def test_a_child_looks_after_its_own_calls_with_the_guard_of_its_parent(
         assert state_of(guard).expired == 0
     join(*children)
     for guard in guards:
-        assert state_of(guard)[2:] == (2 * BILLED, 0, 0, 0)
+        assert state_of(guard)[2:6] == (2 * BILLED, 0, 0, 0)
         guard.teardown()
 
 
@@ -256,7 +256,7 @@ def test_processes_of_multiprocessing(stores: list[Store], loopback: LoopbackPro
         pool.close()
         pool.join()
     for n, guard in enumerate(guards):
-        assert state_of(guard)[2:] == (7 * BILLED, 0, 0, 0)
+        assert state_of(guard)[2:6] == (7 * BILLED, 0, 0, 0)
         assert max(used[n] for used in found) == 7 * BILLED
         guard.teardown()
 
@@ -338,7 +338,7 @@ def test_a_limit_lowered_in_mid_run_holds_for_the_next_call_of_another_process(
         guard.set_limit("session", None)
         os.write(tell, b".")
         join(process)
-        assert state_of(guard)[2:] == (2 * BILLED, 0, 0, 0)
+        assert state_of(guard)[2:6] == (2 * BILLED, 0, 0, 0)
     assert loopback.calls == 2
     for end in (told, tell, heard, say):
         os.close(end)
