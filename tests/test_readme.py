@@ -334,9 +334,9 @@ def test_the_fields_of_the_nouns_are_all_named() -> None:
 
 def test_every_webhook_field_and_metric_is_named() -> None:
     actions = (ROOT / "src/tokencap/_actions.py").read_text(encoding="utf-8")
-    metrics = (ROOT / "src/tokencap/telemetry/otel.py").read_text(encoding="utf-8")
+    metrics = (ROOT / "src/tokencap/telemetry/_otel_metrics.py").read_text(encoding="utf-8")
     fields = re.findall(r'^            "(\w+)":', actions, re.MULTILINE)
-    names = re.findall(r'"(tokencap\.[a-z_.]+)", unit', metrics)
+    names = re.findall(r'"(tokencap\.[a-z_.]+\.[a-z_]+)"', metrics)
     assert len(fields) > 8
     assert len(names) > 3
     expect_all_named([name for name in (*fields, *names) if f"`{name}`" not in TEXTS["README.md"]])
