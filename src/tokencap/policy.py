@@ -57,6 +57,7 @@ class Provider(_Named):
     OPENAI = "openai"
     GEMINI = "gemini"
     MISTRAL = "mistral"
+    COHERE = "cohere"
 
 
 class ResetPeriod(_Named):

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import openai
+import paths_cohere  # noqa: F401  adds its variants
 import paths_gemini  # noqa: F401  adds its variants
 import paths_mistral  # noqa: F401  adds its variants
 import pytest

@@ -11,6 +11,7 @@ import pytest
 
 import tokencap
 import wire as wires
+import wire_cohere
 import wire_gemini
 import wire_mistral
 from tokencap import (
@@ -58,7 +59,25 @@ def _gemini(text: str, cap: int | None) -> dict[str, Any]:
     return {"model": "gemini-2.5-pro", "contents": text, **config}
 
 
+def _cohere(text: str, cap: int | None) -> dict[str, Any]:
+    return {
+        "model": "command-a-03-2025",
+        "messages": _said(text),
+        **({} if cap is None else {"max_tokens": cap}),
+    }
+
+
 SEAMS = {
+    "cohere": Seam(
+        "cohere",
+        "command-a-03-2025",
+        "command-r7b-12-2024",
+        lambda face, text, cap=None: face.chat(**_cohere(text, cap)),
+        lambda face, text, cap=None: face.chat_stream(**_cohere(text, cap)),
+        wire_cohere.chat_v2,
+        "/cohere/v2/chat",
+        lambda request: request.body.get("max_tokens"),
+    ),
     "gemini": Seam(
         "gemini",
         "gemini-2.5-pro",
@@ -392,7 +411,7 @@ def test_a_call_is_charged_if_it_may_have_been_billed(
 
 
 def test_a_cancelled_call_is_charged_its_prompt(seam: Seam, wire: Wire, backend: Any) -> None:
-    answering(seam, wire, lambda reply: replace(reply, hang=60.0))
+    answering(seam, wire, lambda reply: replace(reply, hang=4.0))
 
     async def run(books: Books) -> None:
         client = guarded(seam, wire, True, books)
@@ -643,3 +662,84 @@ def test_the_model_of_gemini_is_changed_in_its_path(path: str, sent: str) -> Non
     from tokencap.clients.gemini import _path_to
 
     assert _path_to("new", path) == sent
+
+
+def cohere_v1(wire: Wire) -> Any:
+    try:
+        return wire.client("cohere-v1", False)
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+def test_the_checks_of_a_cohere_client_work_on_its_copy(wire: Wire, backend: Any) -> None:
+    plain = cohere_v1(wire)
+    with Books(backend) as books:
+        client = books.guard.wrap(plain)
+        with pytest.raises(ValueError, match="chat_stream"):
+            client.chat(message="hello", stream=True)
+        with books.guard.wrap(plain) as entered_client:
+            entered_client.chat(message="hello")
+        assert books.used == wire.tokens
+
+
+def test_a_call_cohere_repeats_is_one_call(wire: Wire, is_async: bool, backend: Any) -> None:
+    cohere_v1(wire)
+    answer = wire_cohere.chat_v2
+    answers = [lambda request: wires.reply_json({}, status=500, **{"retry-after-ms": "1"})] * 2
+    answers.append(lambda request: answer(request, wire))
+    told: Any = {("POST", "/cohere/v2/chat"): lambda request: answers.pop(0)(request)}
+    wire.answers = {**told, **{at: one for at, one in wire.answers.items() if at not in told}}
+
+    async def run(books: Books) -> None:
+        client = books.guard.wrap(wire.client("cohere", is_async))
+        options = {"max_retries": 2}
+        await done(client.chat(**_cohere("hello", None), request_options=options))
+
+    with Books(backend) as books:
+        drive(run(books), is_async)
+        assert len(wire.requests) == 3
+        assert len(books.calls) == 1
+        assert books.used == wire.entries[-1].tokens
+
+
+def test_the_batches_of_cohere_are_billed_to_the_scope_they_are_made_in(wire: Wire, backend: Any) -> None:
+    policy = Policy({"tenant": DimensionPolicy(limit=10**6)})
+    plain = cohere_v1(wire)
+    with Books(backend, guard=Guard(policy, {"tenant": "nobody"}, backend, otel_enabled=False)) as books:
+        client = books.guard.wrap(plain)
+        with books.guard.scope(identifiers={"tenant": "acme"}):
+            client.embed(texts=["hello"] * 200, model="embed-english-v3.0", input_type="search_query")
+        assert [call.identifiers["tenant"] for call in books.calls] == ["acme"] * 3
+        assert sum(call.tokens for call in books.calls) == wire.tokens
+
+
+def test_a_strict_budget_caps_cohere_also_where_the_body_is_laid_over(wire: Wire, backend: Any) -> None:
+    cohere_v1(wire)
+    policy = replace(Policy.blocking(2_000, strict=True), min_output_tokens=64)
+    more = {"max_tokens": 5_000, "k": 3}
+    with Books(backend, policy) as books:
+        client = books.guard.wrap(wire.client("cohere", False))
+        client.chat(**_cohere("hello", None), request_options={"additional_body_parameters": more})
+        assert 0 < wire.requests[-1].body["max_tokens"] < 2_000
+        assert wire.requests[-1].body["k"] == 3
+        assert more == {"max_tokens": 5_000, "k": 3}
+        old = books.guard.wrap(wire.client("cohere-v1", False))
+        with pytest.raises(BudgetExceededError, match="connector"):
+            old.chat(message="hello", connectors=[{"id": "web-search"}])
+
+
+def test_a_stream_of_cohere_that_is_dropped_settles_in_another_thread(wire: Wire, backend: Any) -> None:
+    """A finalizer may run while this thread is inside of the store."""
+    import threading
+
+    cohere_v1(wire)
+    seen: list[str] = []
+    with Books(backend) as books:
+        books.guard.on_call(lambda record: seen.append(threading.current_thread().name))
+        client = books.guard.wrap(wire.client("cohere", False))
+        for _ in client.chat_stream(**_cohere("hello", None)):
+            break
+        gc.collect()
+        books.settled()
+        assert len(seen) == 1
+        assert seen[0] != threading.current_thread().name

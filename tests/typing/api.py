@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Callable, Union
 
 import anthropic
+import cohere
 import openai
 from anthropic.lib.bedrock import AnthropicBedrock
 from anthropic.lib.vertex import AnthropicVertex, AsyncAnthropicVertex
@@ -64,6 +65,7 @@ def wrapping() -> None:
     assert_type(tokencap.wrap(openai.OpenAI(), limit=5, strict=True, wait=2.5), GuardedOpenAI)
     assert_type(tokencap.wrap(genai.Client(), limit=5), genai.Client)
     assert_type(tokencap.wrap(Mistral(), limit=5), Mistral)
+    assert_type(tokencap.wrap(cohere.ClientV2(), limit=5), cohere.ClientV2)
 
 
 def wrapping_by_a_guard() -> None:
@@ -76,6 +78,7 @@ def wrapping_by_a_guard() -> None:
     assert_type(guard.wrap(AnthropicVertex()), AnthropicVertex)
     assert_type(guard.wrap(genai.Client()), genai.Client)
     assert_type(guard.wrap(Mistral()), Mistral)
+    assert_type(guard.wrap(cohere.AsyncClientV2()), cohere.AsyncClientV2)
     assert_type(guard.wrap_anthropic(anthropic.Anthropic()), GuardedAnthropic)
     assert_type(guard.wrap_anthropic(anthropic.AsyncAnthropic()), GuardedAsyncAnthropic)
     assert_type(guard.wrap_anthropic(AnthropicBedrock()), AnthropicBedrock)

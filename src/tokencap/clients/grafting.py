@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["grafted"]
+__all__ = ["grafted", "twin_of"]
 
 
 def grafted(client: Any, part: str, package: str) -> Any:
@@ -18,10 +17,17 @@ def grafted(client: Any, part: str, package: str) -> Any:
     """
     twin = object.__new__(type(client))
     old = getattr(client, part)
-    graft = _Graft(package, {id(client): twin, id(old): copy.copy(old)})
+    graft = _Graft(package, {id(client): twin, id(old): twin_of(old)})
     for name, value in vars(client).items():
         vars(twin)[name] = graft.of(value)
     vars(twin)["_tokencap_original"] = client
+    return twin
+
+
+def twin_of(value: Any) -> Any:
+    """Return a shallow copy, made without asking the object how: some answer before they are ready to."""
+    twin = object.__new__(type(value))
+    vars(twin).update(vars(value))
     return twin
 
 
@@ -52,7 +58,7 @@ class _Graft:
         changed = {name: new for name, old in fields.items() for new in [self.of(old)] if new is not old}
         if not changed:
             return value
-        twin = copy.copy(value)
+        twin = twin_of(value)
         vars(twin).update(changed)
         return twin
 

@@ -16,6 +16,12 @@ _HOMES = (
         Provider.OPENAI,
         re.compile(r"(?i)(?:^|[/:.])(?:gpt-|chatgpt|codex|o\d(?:$|-)|text-embedding-|davinci|babbage)"),
     ),
+    (
+        Provider.COHERE,
+        re.compile(
+            r"(?i)(?:^|[/:.])(?:command(?:-|$)|c4ai-|cohere|embed-(?:english|multilingual|v\d)|rerank)"
+        ),
+    ),
     (Provider.GEMINI, re.compile(r"(?i)(?:^|[/:.])(?:gemini|gemma|imagen|learnlm)")),
     (
         Provider.MISTRAL,
