@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,24 @@ HOME = ROOT / ".venv" / "transparency"
 SDKS = ("anthropic", "openai")
 MODES = ("patch", "wrap")
 
-REASONS: dict[tuple[str, str], dict[str, str]] = {}
+_COPIES = (
+    "compares all private attributes of a client with its copy's; each guarded client has its own `request`"
+)
+_CUT_OFF = (
+    "a stream cut off right behind message_delta: the Guard looks for message_stop before it hands message_delta "
+    "on, so that the SDK's own span of such a stream has ended by then"
+)
+_UNASKED = "a server that reports usage to a stream that did not ask for it: the Guard did ask, and hides what comes of it"
+
+REASONS: dict[tuple[str, str], dict[str, str]] = {
+    ("anthropic", "patch"): {
+        r"test_client_copy\.py::test_copy_(keeps_every_constructor_argument|of_a_client_built_from)": _COPIES,
+        r"::test_(async_)?stream_ended_after_message_delta": _CUT_OFF,
+    },
+    ("openai", "patch"): {r"test_stream_moderation\.py": _UNASKED},
+    ("anthropic", "wrap"): {},
+    ("openai", "wrap"): {},
+}
 """By SDK and mode: what the names of tests look like that cannot pass guarded, and why."""
 
 
@@ -113,9 +131,9 @@ class Suite:
         }
         environment.update(
             PYTHONPATH=os.pathsep.join([str(ROOT / "src"), str(ROOT / "scripts")]),
-            TOKENCAP_SDK=self.sdk,
-            TOKENCAP_MODE=mode,
-            TOKENCAP_RESULTS=str(results),
+            TRANSPARENCY_SDK=self.sdk,
+            TRANSPARENCY_MODE=mode,
+            TRANSPARENCY_RESULTS=str(results),
             DEFER_PYDANTIC_BUILD="false",
         )
         with (self.home / f"{mode}.log").open("w") as log:
@@ -198,7 +216,8 @@ def _explain(sdk: str, mode: str, lost: dict[str, str], reasons: dict[str, str])
     for reason in dict.fromkeys(filter(None, reasons.values())):
         tests = [test for test in lost if reasons[test] == reason]
         print(f"\n{sdk} {mode}: {len(tests)} lost: {reason}")
-        print("\n".join(f"    {test}" for test in tests))
+        for name, count in Counter(test.split("[")[0] for test in tests).items():
+            print(f"    {count:3} {name}")
     bad = [test for test in lost if not reasons[test]]
     for test in bad:
         print(f"\n{sdk} {mode}: LOST {test}\n{lost[test]}")

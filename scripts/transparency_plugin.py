@@ -2,9 +2,9 @@
 
 `scripts/transparency.py` loads it into the SDK's suite; what to do is in the environment:
 
-- `TOKENCAP_SDK`: anthropic or openai, whose suite it is;
-- `TOKENCAP_MODE`: bare, patch or wrap;
-- `TOKENCAP_RESULTS`: the file that gets the outcome of every test, as JSON.
+- `TRANSPARENCY_SDK`: anthropic or openai, whose suite it is;
+- `TRANSPARENCY_MODE`: bare, patch or wrap;
+- `TRANSPARENCY_RESULTS`: the file that gets the outcome of every test, as JSON.
 
 It also brings the server that the generated tests of the resources want: it answers every request with the
 least JSON that fits the type the SDK is going to read it as.
@@ -24,8 +24,8 @@ from typing import Any
 
 import pytest
 
-SDK = os.environ["TOKENCAP_SDK"]
-MODE = os.environ["TOKENCAP_MODE"]
+SDK = os.environ["TRANSPARENCY_SDK"]
+MODE = os.environ["TRANSPARENCY_MODE"]
 SHAPE = "x-transparency-shape"
 
 
@@ -116,6 +116,7 @@ class Shapes(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet, or the second waits for the first to be acknowledged
     server: Shapes
 
     def _answer(self) -> None:
@@ -270,6 +271,9 @@ def pytest_configure(config: pytest.Config) -> None:
         announce_shapes(_shapes)
         if MODE != "bare":
             _seen.append(Seen())
+            # The conftest of the suite was loaded before this; its fixtures make most of the clients.
+            for plugin in config.pluginmanager.get_plugins():
+                pytest_plugin_registered(plugin)
 
 
 @pytest.hookimpl(trylast=True)
@@ -309,7 +313,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             seen = _seen[0]
             config.workeroutput["transparency"] = {name: getattr(seen, name) for name in _totals}
         return
-    with open(os.environ["TOKENCAP_RESULTS"], "w") as file:
+    with open(os.environ["TRANSPARENCY_RESULTS"], "w") as file:
         json.dump({"outcomes": _outcomes, "guarded": _totals}, file)
 
 

@@ -11,9 +11,13 @@ import cohere
 import openai
 from anthropic.lib.bedrock import AnthropicBedrock
 from anthropic.lib.vertex import AnthropicVertex, AsyncAnthropicVertex
+from anthropic.resources import AsyncMessages, Messages
 from anthropic.types import Message
 from google import genai
 from mistralai.client import Mistral
+from openai.resources import Embeddings
+from openai.resources.chat import AsyncCompletions, Completions
+from openai.resources.responses import Responses
 from openai.types.chat import ChatCompletion
 from typing_extensions import assert_type
 
@@ -230,3 +234,16 @@ async def scopes_and_children() -> None:
 def observed(record: CallRecord) -> None:
     assert_type(record.would_have, tuple[WouldHave, ...])
     assert_type((record.identifiers, record.tags), tuple[Mapping[str, str], Mapping[str, str]])
+
+
+def the_methods_are_the_sdks_own() -> None:
+    claude = tokencap.wrap(anthropic.Anthropic())
+    assert_type(claude.messages, Messages)
+    assert_type(claude.with_options(max_retries=0), GuardedAnthropic)
+    gpt = tokencap.wrap(openai.OpenAI())
+    assert_type(gpt.chat.completions, Completions)
+    assert_type(gpt.responses, Responses)
+    assert_type(gpt.embeddings, Embeddings)
+    assert_type(gpt.with_options(max_retries=0), GuardedOpenAI)
+    assert_type(tokencap.wrap(openai.AsyncOpenAI()).chat.completions, AsyncCompletions)
+    assert_type(tokencap.wrap(anthropic.AsyncAnthropic()).messages, AsyncMessages)

@@ -70,8 +70,8 @@ class Stainless(Family):
 
 
 _BASES = ("SyncAPIClient", "AsyncAPIClient")
-_FORGOTTEN = ("_strict_response_validation", "_azure_deployment", "_azure_endpoint")
-"""Settings that the SDKs' own `copy()` forgets, the last two in older versions."""
+_FORGOTTEN = ("_strict_response_validation", "project_id", "_azure_deployment", "_azure_endpoint")
+"""Settings that the SDKs' own `copy()` forgets: an empty one of Vertex; in older versions, those of Azure."""
 
 
 def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., Any]:
