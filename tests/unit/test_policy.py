@@ -253,7 +253,7 @@ def test_a_period_that_makes_no_sense_is_refused(given: Any, said: str) -> None:
     ("kind", "values"),
     [
         (ActionKind, ["WARN", "WEBHOOK", "DEGRADE", "BLOCK"]),
-        (Provider, ["anthropic", "openai", "gemini", "mistral"]),
+        (Provider, ["anthropic", "openai", "gemini", "mistral", "cohere"]),
         (ResetPeriod, ["minute", "hour", "day", "week", "month"]),
     ],
 )
