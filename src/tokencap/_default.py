@@ -304,8 +304,8 @@ def patch(
 ) -> None:
     """Guard every SDK client that is made from now on, in this process, until `unpatch()`.
 
-    `providers` defaults to Anthropic and OpenAI, as far as they are installed; the others are asked for by
-    name. For applications, not for libraries.
+    `providers` defaults to Anthropic, OpenAI and LiteLLM ("litellm"), as far as they are installed; the
+    others are asked for by name. For applications, not for libraries.
     Raises `ConfigurationError` when the SDKs are patched already or are not installed.
     """
     with _process.lock:
@@ -318,7 +318,7 @@ def patch(
         guard = _process.take(limit, policy, strict, wait, "tokencap.patch()")
         prepared.apply()
         _process.patch = prepared
-        names = " + ".join(family.provider.value for family in prepared.families)
+        names = " + ".join(prepared.names)
         _process.announce(
             [f"[tokencap] patched: {names}", *(f"           {line}" for line in guard.budget_lines())], quiet
         )

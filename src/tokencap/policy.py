@@ -73,12 +73,12 @@ class ResetPeriod(_Named):
 E = TypeVar("E", bound=_Named)
 
 
-def as_member(kind: type[E], value: object, what: str) -> E:
-    """Return the member of `kind` that `value` is or spells."""
+def as_member(kind: type[E], value: object, what: str, *others: str) -> E:
+    """Return the member of `kind` that `value` is or spells. `others` are accepted elsewhere."""
     try:
         return kind(value)
     except ValueError:
-        accepted = ", ".join(repr(member.value) for member in kind)
+        accepted = ", ".join(repr(name) for name in (*(member.value for member in kind), *others))
         raise ConfigurationError(f"{what} is {value!r}; accepted are {accepted}") from None
 
 

@@ -11,14 +11,11 @@ _KEPT_IN_THE_RUN = "not sent; Agno turns any error into a run with status `ERROR
 _THREE_TIMES = (
     "not sent, and raised, after CrewAI repeated it `max_retry_limit` (2) times, as it does any error"
 )
-_OWN_HTTP = "not seen: LiteLLM sends this over HTTP of its own"
 
 
 def _each(routes: tuple[str, ...], cells: tuple[str, ...], reason: str) -> dict[str, dict[str, str]]:
     return {route: dict.fromkeys(cells, reason) for route in routes}
 
-
-_SEEN = ("count", "blocked", "degraded")
 
 KNOWN: dict[str, dict[str, dict[str, str]]] = {
     "agno": _each(
@@ -38,17 +35,9 @@ KNOWN: dict[str, dict[str, dict[str, str]]] = {
         ("blocked",),
         _THREE_TIMES,
     ),
-    "litellm": {
-        "openai retries": {"blocked": "not sent; LiteLLM repeats any error `num_retries` times"},
-        **_each(
-            (
-                *("openai responses", "openai responses stream", "anthropic completion", "anthropic stream"),
-                *("anthropic acompletion", "anthropic acompletion stream", "anthropic messages"),
-            ),
-            _SEEN,
-            _OWN_HTTP,
-        ),
-    },
-    "dspy": _each(("responses lm", "anthropic lm"), _SEEN, _OWN_HTTP),
-    "smolagents": _each(("litellm anthropic generate",), _SEEN, _OWN_HTTP),
+    "litellm": _each(
+        ("openai retries", "anthropic retries"),
+        ("blocked",),
+        "not sent; LiteLLM repeats any error `num_retries` times",
+    ),
 }

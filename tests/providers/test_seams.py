@@ -659,9 +659,9 @@ def test_a_gemini_copy_closes_the_connections_when_it_is_told_to(wire: Wire, bac
     ],
 )
 def test_the_model_of_gemini_is_changed_in_its_path(path: str, sent: str) -> None:
-    from tokencap.clients.gemini import _path_to
+    from tokencap.clients.gemini import path_to
 
-    assert _path_to("new", path) == sent
+    assert path_to("new", path) == sent
 
 
 def cohere_v1(wire: Wire) -> Any:

@@ -16,7 +16,7 @@ from ..policy import Provider
 if TYPE_CHECKING:
     from ..guard import Guard
 
-__all__ = ["Family", "Owner", "families", "family_of", "installed", "owner_of"]
+__all__ = ["Family", "Owner", "families", "family_of", "installed", "is_installed", "owner_of"]
 
 Owner = Callable[[], "Guard | None"]
 """Says which Guard a client follows at this moment; None: no longer any. Raises if it must not be used."""
@@ -101,7 +101,12 @@ def owner_of(client: Any) -> Owner | None:
 
 def installed(family: Family) -> bool:
     """Return whether the SDK can be imported, without importing it."""
+    return is_installed(family.package)
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
     try:
-        return importlib.util.find_spec(family.package) is not None
+        return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):
         return False

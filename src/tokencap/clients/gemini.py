@@ -25,7 +25,7 @@ from .grafting import grafted
 from .sending import asend, send
 from .streams import aevents, events
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "path_to"]
 
 
 class _Gemini(Family):
@@ -75,7 +75,7 @@ class _Request(NamedTuple):
     def changed(self, api: Any, changes: Mapping[str, Any]) -> _Request:
         """Return the request with these fields changed, of which the model is in the path."""
         fields = dict(changes)
-        path = _path_to(fields.pop("model", None), self.path)
+        path = path_to(fields.pop("model", None), self.path)
         options, extra = self.options, _extra_body(api, self.options)
         laid_over = {name: value for name, value in fields.items() if name in extra}
         if laid_over:
@@ -86,7 +86,8 @@ class _Request(NamedTuple):
         return _Request(self.method, path, {**self.body, **fields}, options)
 
 
-def _path_to(model: str | None, path: str) -> str:
+def path_to(model: str | None, path: str) -> str:
+    """Return the path to another model."""
     if model is None:
         return path
     path = re.sub(r"endpoints/[^/:]+(?=:)", f"publishers/google/models/{model}", path)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from ..errors import ConfigurationError
 from ..policy import Provider, as_member
-from .family import Family, families, installed
+from .family import Family, families, installed, is_installed
+from .litellm import PACKAGE, LiteLLM
 
 if TYPE_CHECKING:
     from ..guard import Guard
@@ -20,10 +21,16 @@ _DEFAULT = (Provider.ANTHROPIC, Provider.OPENAI)
 
 
 class Patch:
-    """The constructors of the SDKs' base clients, wrapped. Every client class passes through them."""
+    """The constructors of the SDKs' base clients, wrapped. Every client class passes through them.
 
-    def __init__(self, families: list[Family], current: Callable[[], Guard]) -> None:
+    LiteLLM, which has HTTP of its own beside the SDKs, is guarded as a whole.
+    """
+
+    def __init__(self, families: list[Family], litellm: bool, current: Callable[[], Guard]) -> None:
         self.families = families
+        self.names = [family.provider.value for family in families] + [PACKAGE] * litellm
+        """What is patched, as it is printed."""
+        self._litellm = LiteLLM(self._owner) if litellm else None
         self._current = current
         self._active = False
         self._wrapped: list[tuple[type, Any, Any]] = []
@@ -38,19 +45,23 @@ class Patch:
                     "neither the anthropic nor the openai SDK is installed; "
                     'pip install "tokencap[anthropic]" or "tokencap[openai]"'
                 )
-            return cls(found, current)
+            return cls(found, is_installed(PACKAGE), current)
         if isinstance(providers, (str, bytes)) or not isinstance(providers, Iterable):
             raise ConfigurationError(f"providers is {providers!r}; it must be a list like ['anthropic']")
-        chosen = [as_member(Provider, item, "a provider in providers=") for item in providers]
-        if not chosen:
+        named = list(providers)
+        what = "a provider in providers="
+        chosen = [as_member(Provider, item, what, PACKAGE) for item in named if item != PACKAGE]
+        if not named:
             raise ConfigurationError("providers is empty; leave it out to patch anthropic and openai")
+        if PACKAGE in named and not is_installed(PACKAGE):
+            raise ConfigurationError("litellm is not installed; pip install litellm")
         asked = [family for family in families() if family.provider in chosen]
         for family in asked:
             if not installed(family):
                 raise ConfigurationError(
                     f'the {family.package} SDK is not installed; pip install "tokencap[{family.provider}]"'
                 )
-        return cls(asked, current)
+        return cls(asked, PACKAGE in named, current)
 
     def apply(self) -> None:
         """Wrap the constructors."""
@@ -61,6 +72,8 @@ class Patch:
                 wrapped = self._guarding(original, family)
                 base.__init__ = wrapped  # type: ignore[misc]
                 self._wrapped.append((base, original, wrapped))
+        if self._litellm is not None:
+            self._litellm.apply()
 
     def _guarding(self, original: Any, family: Family) -> Any:
         @functools.wraps(original)
@@ -81,3 +94,5 @@ class Patch:
             if base.__dict__.get("__init__") is wrapped:
                 base.__init__ = original  # type: ignore[misc]
         self._wrapped.clear()
+        if self._litellm is not None:
+            self._litellm.revert()

@@ -98,3 +98,23 @@ async def anthropic_astream():
 async def anthropic_messages():
     asked = {"model": f"anthropic/{CLAUDE}", "max_tokens": 50, "api_base": os.environ["ANTHROPIC_BASE_URL"]}
     return await litellm.anthropic.messages.acreate(**asked, **ASK)
+
+
+def _router(model):
+    named = {"model_name": "writer", "litellm_params": {"model": model}}
+    return litellm.Router([named], num_retries=2)
+
+
+@route("openai router")
+def openai_router():
+    return _router(f"openai/{GPT}").completion("writer", **ASK)
+
+
+@route("anthropic router")
+async def anthropic_router():
+    return await _router(f"anthropic/{CLAUDE}").acompletion("writer", **ASK)
+
+
+@route("anthropic retries")
+def anthropic_retries():
+    return litellm.completion(f"anthropic/{CLAUDE}", num_retries=3, **ASK)
