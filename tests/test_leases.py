@@ -280,7 +280,7 @@ def test_a_thread_that_dies_with_its_stream_leaves_no_hold(store: Store, loopbac
 
 
 def test_event_loops_may_be_replaced(store: Store, loopback: LoopbackProvider) -> None:
-    with guard_on(store) as guard:
+    with guard_on(store, lease=60.0) as guard:
 
         async def main(leave: bool) -> None:
             async with guard.wrap(openai.AsyncOpenAI(max_retries=0)) as client:
