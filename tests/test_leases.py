@@ -31,7 +31,7 @@ from tokencap._loopback import LoopbackProvider
 from tokencap.budget import BudgetState
 
 LIMIT = 1_000_000
-LEASE = 1.2
+LEASE = 2.5
 BILLED = 50
 SHARED = ["sqlite", pytest.param("redis", marks=pytest.mark.service)]
 
