@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ._periods import Period
 from .budget import BudgetKey
 from .errors import ConfigurationError
 from .usage import TokenUsage
@@ -140,6 +141,8 @@ class KnownBudget(NamedTuple):
     """As last configured; `UNLIMITED` where it is only tracked."""
     override: int | None = None
     """The limit stored with `set_limit`, if there is one."""
+    period: Period | None = None
+    """How long the counter runs, as the last call that began a window said; None: for ever."""
 
 
 @dataclass(frozen=True)

@@ -777,6 +777,13 @@ class TestCalendarWindows(Ticking):
         clock.now += 7200
         assert spend(backend, 1, period=DAY).states[0].used == 61
 
+    def test_whoever_knows_no_policy_is_told_the_period(self, backend, store, clock):
+        spend(backend, 60, A, period=BERLIN)
+        spend(backend, 50, B)
+        spend(backend, 40, C, period=rolling(3600.0))
+        known = {each.key: each.period for each in store.handle().budgets()}
+        assert known == {A: BERLIN, B: None, C: rolling(3600.0)}
+
     def test_other_keys_are_left_alone(self, backend, clock):
         spend(backend, 60, period=MINUTE)
         spend(backend, 50, B)

@@ -186,6 +186,11 @@ class TestBudgets:
         assert known.pop(long)[1] == 77
         assert known == {A: (1000, None), B: (1000, 500)}
 
+    def test_one_that_refused_its_first_call_is_not_said_to_have_no_limit(self, backend):
+        refused = backend.reserve("first", [Hold(A, 5, 1.0, 10, 10)], 0, 30.0).refused
+        assert refused == (A,)
+        assert {each.limit for each in backend.budgets()} <= {5}
+
     def test_of_a_fresh_store_there_are_none(self, backend):
         assert list(backend.budgets()) == []
 

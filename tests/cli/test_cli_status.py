@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import Clock, Command, filled, policy, spend
 
+import tokencap
 from tokencap import BudgetKey, BudgetState, Guard
 from tokencap._entry import Label, Sum
 from tokencap.backends.sqlite import SQLiteBackend
@@ -119,21 +122,11 @@ def test_every_budget_of_a_call_burns() -> None:
     )
 
 
-def standing(used: int, limit: int, per_minute: float, resets_at: float | None = None) -> Standing:
-    state: Any = BudgetState(BudgetKey("tenant", "acme"), limit, used)
+def standing(used: int, limit: int, per_minute: float, resets_at: int | None = None) -> Standing:
+    state = BudgetState(BudgetKey("tenant", "acme"), limit, used)
     if resets_at is not None:
-        state = Resetting(state, resets_at)
+        state = state._replace(resets_at=resets_at)
     return Standing(state, None, Burn(per_minute, 0), now=1_000.0)
-
-
-class Resetting:
-    """A budget that starts anew."""
-
-    def __init__(self, state: BudgetState, resets_at: float) -> None:
-        self._state, self.resets_at = state, resets_at
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +174,27 @@ def test_what_a_hostile_tenant_is_called_does_not_reach_the_terminal(place: str,
         assert "\\x1b[2J\\x0d\\x0aroot" in out
         assert "\x1b" not in out
     assert budgets(tokencap_)["tenant=\x1b[2J\r\nroot"]["used"] == 10
+
+
+def test_a_budget_that_starts_anew_is_shown_in_the_window_of_the_moment(
+    place: str, tokencap_: Command
+) -> None:
+    short = tokencap.Policy({"tenant": tokencap.DimensionPolicy(limit=100, window=timedelta(seconds=1))})
+    day = tokencap.Policy({"team": tokencap.DimensionPolicy(limit=100, reset_every="day")})  # type: ignore[arg-type]
+    backend = backend_of(place)
+    for one in (short, day):
+        with tokencap.Guard(one, dict.fromkeys(one.dimensions, "acme"), backend) as guard:
+            with guard.call(provider="openai", model="gpt-4o", estimate=10) as call:
+                call.settle(60)
+            guard.grant(next(iter(one.dimensions)), "acme", 5)
+    time.sleep(1.1)
+    backend.close()
+    found = budgets(tokencap_)
+    assert (found["tenant=acme"]["used"], found["tenant=acme"]["limit"]) == (0, 100)
+    assert found["tenant=acme"]["resets_at"] is None
+    team = found["team=acme"]
+    assert team["used"] + team["previous_used"] == 60
+    assert 0 < team["resets_at"] - time.time() <= 86_400
 
 
 # -- stores that are not there ---------------------------------------------------------------------------

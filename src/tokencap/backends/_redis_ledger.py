@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from .._entry import Entry, KnownBudget, Sum
+from .._periods import parse
 from ..budget import UNLIMITED
 from ._memory_ledger import sum_up
 from ._redis_rows import read_row
@@ -94,12 +95,13 @@ class LedgerReader:
             keys = tuple(counters[start : start + size])
             lines = self._ask(slot_of(keys[0]), "known", keys).split("\n")
             for key, line in zip(keys, lines):
-                limit, override, name = line.split(" ")
+                limit, override, name, period = line.split(" ")
                 known.append(
                     KnownBudget(
                         name_of_key(key, name),
                         UNLIMITED if limit == "-" else int(limit),
                         None if override == "-" else int(override),
+                        None if period == "-" else parse(period),
                     )
                 )
         return sorted(known, key=lambda each: each.key)

@@ -40,6 +40,7 @@ _RESET = (
 )
 _GRANT = "UPDATE counters SET granted = granted + ? WHERE key = ?"
 _OVERRIDE = "UPDATE counters SET override = ? WHERE key = ?"
+_CONFIGURE = "UPDATE counters SET configured = ? WHERE key = ? AND configured <> ?"
 _HOLD = (
     "INSERT INTO holds (id, n, key, life, amount, charge, expires_at, about) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -118,6 +119,8 @@ class Books:
                 counters, states = self._read_all(holds, now)
                 admission = admit(holds, states)
             if admission.refused:
+                for hold, (number, _) in zip(holds, counters):
+                    self.cursor.execute(_CONFIGURE, (hold.limit, number, hold.limit))
                 return Grant(None, tuple(states), admission.refused)
         expires_at = now + lease
         execute = self.cursor.execute

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .._entry import ENDINGS, Entry, KnownBudget, Retention, Sum
+from .._periods import parse
 from ..budget import BudgetKey
 from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
@@ -56,7 +57,9 @@ _CALLS = (
     "SELECT at, text, ending, input, output, cached, written, reasoning, estimate, estimated, ms"
     " FROM calls JOIN labels ON id = label WHERE at {range} ORDER BY at {order} LIMIT ?"
 )
-_BUDGETS = "SELECT dimension, identifier, configured, override FROM counters ORDER BY dimension, identifier"
+_BUDGETS = (
+    "SELECT dimension, identifier, configured, override, period FROM counters ORDER BY dimension, identifier"
+)
 
 
 class LedgerWriter:
@@ -186,8 +189,13 @@ class LedgerReader(ForkAware):
         with self._reading() as execute:
             rows = execute(_BUDGETS).fetchall()
         return [
-            KnownBudget(BudgetKey(_string(dimension), _string(identifier)), configured, override)
-            for dimension, identifier, configured, override in rows
+            KnownBudget(
+                BudgetKey(_string(dimension), _string(identifier)),
+                configured,
+                override,
+                parse(period) if period else None,
+            )
+            for dimension, identifier, configured, override, period in rows
         ]
 
     @contextlib.contextmanager

@@ -211,7 +211,7 @@ class MemoryBackend(ForkAware):
     def budgets(self) -> Sequence[KnownBudget]:
         """As `LedgerBackend.budgets`."""
         return [
-            KnownBudget(key, counter.configured, counter.override)
+            KnownBudget(key, counter.configured, counter.override, counter.period)
             for key, counter in sorted(self._counters.items())
         ]
 

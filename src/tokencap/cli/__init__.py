@@ -1,4 +1,1 @@
-"""The command `tokencap`: what a store knows, and budgets changed from outside of the app that spends.
-
-It needs nothing but Python, so that `tokencap run` works in any image the app works in.
-"""
+"""The command `tokencap`: what a store knows, in any image the app works in: it needs nothing but Python."""

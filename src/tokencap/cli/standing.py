@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._entry import Label
-from ..budget import BudgetKey, BudgetState
+from ..budget import Asked, BudgetKey, BudgetState
 from ..errors import ConfigurationError
 from .text import clean
 
@@ -48,8 +48,7 @@ class Standing(NamedTuple):
     @property
     def resets_at(self) -> float | None:
         """When the counter starts anew; None: it does not."""
-        found: float | None = getattr(self.state, "resets_at", None)
-        return found
+        return self.state.resets_at
 
     @property
     def lasts(self) -> float | None:
@@ -85,8 +84,8 @@ class Standing(NamedTuple):
             "remaining": state.remaining if limited else None,
             "pct_used": state.pct_used if limited else None,
             "expired": state.expired,
-            "granted": getattr(state, "granted", 0),
-            "previous_used": getattr(state, "previous_used", 0),
+            "granted": state.granted,
+            "previous_used": state.previous_used,
             "resets_at": self.resets_at,
             "tokens_per_minute": round(self.burn.per_minute, 3),
             "exhausted_in_seconds": None if lasts is None else round(lasts, 3),
@@ -116,7 +115,7 @@ def standings(
     found = []
     for at in range(0, len(chosen), _AT_ONCE):
         some = chosen[at : at + _AT_ONCE]
-        states = backend.get_states([(one.key, one.limit) for one in some])
+        states = backend.get_states([Asked(one.key, one.limit, one.period) for one in some])
         found += [
             Standing(state, one.override, burns.get(one.key, Burn()), now) for one, state in zip(some, states)
         ]
