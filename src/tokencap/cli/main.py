@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..errors import TokencapError
-from . import status, usage
+from . import changes, changing, status, usage
 from .console import Console
 from .options import EXIT_ERROR, EXIT_OK, EXIT_USAGE, EXITS, Parser
 from .store import settled
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "parser"]
 
-_COMMANDS = (status, usage)
+_COMMANDS = (status, usage, changing, changes)
 
 
 def parser() -> argparse.ArgumentParser:
