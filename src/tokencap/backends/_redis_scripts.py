@@ -411,11 +411,11 @@ class Verbs(ForkAware):
         check_change(action, tokens)
         yield from self._name_long([key])
         (group,) = self._groups([key])
-        counter = group.keys[0]
+        keys = group.keys[:1]
+        if who:
+            keys = (*keys, keys[0][:-1] + b"h")
         args = [*self._head(), action, "" if tokens is None else str(tokens)]
-        line = yield from self._in_time(
-            group, "change", (counter, counter[:-1] + b"h"), args, [period], (who,)
-        )
+        line = yield from self._in_time(group, "change", keys, args, [period], (who,))
         return line.decode()
 
     @property

@@ -1,6 +1,6 @@
 -- ARGV: clock, attempt, action (limit, grant, reset), tokens ('': none), period, who ("user host"; '': no note).
 -- KEYS: a budget, the list of its changes: "attempt time action tokens limits and used before and after who".
--- Answer: the line.
+-- Answer: the line, if there is a note of it.
 -- Holds are left to their owners or to their leases by a reset: made in another epoch, they count for
 -- nothing, so the cost does not grow with them.
 local KEPT = 1000
@@ -10,7 +10,7 @@ if elsewhen then return elsewhen end
 
 local action, tokens, who = ARGV[3], ARGV[4], ARGV[6]
 -- This very attempt may have been made before, and its answer lost.
-local last = redis.call('LINDEX', KEYS[2], 0)
+local last = who ~= '' and redis.call('LINDEX', KEYS[2], 0)
 if last and string.match(last, '^%S+') == attempt then return last end
 
 local b = open(KEYS[1], '')
@@ -45,12 +45,11 @@ else
   save(b, 'z', now)
 end
 local after = note()
+if who == '' then return '' end
 line[#line + 1] = used
 line[#line + 1] = after
 line[#line + 1] = who
 local text = table.concat(line, ' ')
-if who ~= '' then
-  redis.call('LPUSH', KEYS[2], text)
-  redis.call('LTRIM', KEYS[2], 0, KEPT - 1)
-end
+redis.call('LPUSH', KEYS[2], text)
+redis.call('LTRIM', KEYS[2], 0, KEPT - 1)
 return text
