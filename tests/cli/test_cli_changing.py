@@ -20,7 +20,7 @@ import pytest
 from command import PLACES, Command, filled, place_of, policy, spend
 
 from tokencap import DimensionPolicy, Guard, Policy
-from tokencap.cli.store import backend_of
+from tokencap.backends.urls import open_url
 
 # Makes one call of so many tokens for every line it reads, and says what became of it.
 APP = """
@@ -28,8 +28,8 @@ import sys
 sys.path[:0] = sys.argv[2:]
 from command import policy, spend
 from tokencap import Guard
-from tokencap.cli.store import backend_of
-with Guard(policy(tenant=1_000), {"tenant": "acme"}, backend_of(sys.argv[1])) as guard:
+from tokencap.backends.urls import open_url
+with Guard(policy(tenant=1_000), {"tenant": "acme"}, open_url(sys.argv[1])) as guard:
     for line in sys.stdin:
         print("done" if spend(guard, int(line)) else "refused", flush=True)
 """
@@ -94,7 +94,7 @@ def test_before_it_is_done_the_change_is_shown(
         assert done.status == status
         for line in ("tenant=acme", "limit  1,000 → 2,000", "used   600", "left   400 → 1,400"):
             assert line in done.err
-        assert f"limit tenant=acme in {backend_of(place).name}? [y/N]" in done.err
+        assert f"limit tenant=acme in {open_url(place).name}? [y/N]" in done.err
         assert ("nothing was changed" in done.err) == (status == 1)
         assert ("limit  1,000 → 2,000" in done.out) == (status == 0)
     assert limit_of(tokencap_) == 2_000
@@ -136,7 +136,7 @@ def test_who_changed_what_is_known_to_whoever_asks(
             ["reset", "tenant", "acme"],
         )
     ]
-    backend = backend_of(place)
+    backend = open_url(place)
     with Guard(policy(tenant=1_000), {"tenant": "globex"}, backend) as guard:
         guard.set_limit("tenant", None)
     backend.close()
@@ -195,7 +195,7 @@ def test_a_limit_can_be_set_before_the_first_call(place: str, tokencap_: Command
     filled(place)
     done = tokencap_("limit", "tenant", "initech", "50", "--new", "--yes")
     assert "limit  no limit → 50" in done.out
-    backend = backend_of(place)
+    backend = open_url(place)
     with Guard(policy(tenant=1_000), {"tenant": "initech"}, backend) as guard:
         assert spend(guard, 60)
         assert not spend(guard, 1)
@@ -204,7 +204,7 @@ def test_a_limit_can_be_set_before_the_first_call(place: str, tokencap_: Command
 
 def test_a_grant_is_for_the_window_of_the_moment(place: str, tokencap_: Command) -> None:
     hour = Policy({"tenant": DimensionPolicy(limit=100, window=timedelta(hours=1))})
-    backend = backend_of(place)
+    backend = open_url(place)
     with Guard(hour, {"tenant": "acme"}, backend) as guard:
         spend(guard, 30)
         assert tokencap_("grant", "tenant", "acme", "20", "--yes").status == 0
@@ -214,7 +214,7 @@ def test_a_grant_is_for_the_window_of_the_moment(place: str, tokencap_: Command)
 
 
 def test_a_budget_that_refused_its_first_call_is_listed(place: str, tokencap_: Command) -> None:
-    backend = backend_of(place)
+    backend = open_url(place)
     with Guard(policy(tenant=10), {"tenant": "acme"}, backend) as guard, contextlib.suppress(Exception):
         guard.call(provider="openai", model="gpt-5", estimate=500).__enter__()
     backend.close()

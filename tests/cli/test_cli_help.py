@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tokencap.cli.main import main, parser
+from tokencap.cli.main import main, parse, parser
 
 
 def _commands() -> dict[str, argparse.ArgumentParser]:
@@ -29,7 +29,7 @@ def _examples(text: str) -> list[str]:
 
 
 def test_all_commands_are_there() -> None:
-    assert {"status", "usage", "limit", "grant", "reset", "changes"} <= set(COMMANDS)
+    assert {"status", "usage", "run", "limit", "grant", "reset", "changes"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -42,7 +42,7 @@ def test_every_command_shows_examples_that_are_right(name: str, capsys: pytest.C
     for line in examples:
         assert line.startswith(f"tokencap {name}")
         words = shlex.split(re.sub(r" [>|] .*| < .*", "", line))
-        assert parser().parse_args(words[1:]).command == name, line
+        assert parse(words[1:]).command == name, line
 
 
 def test_the_command_without_a_command_shows_them_all(capsys: pytest.CaptureFixture[str]) -> None:
