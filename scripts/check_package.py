@@ -25,6 +25,7 @@ IN_WHEEL = (
     "tokencap/py.typed",
     "tokencap/_loopback/__init__.py",
     "tokencap/backends/_lua/reserve.lua",
+    "tokencap/cli/_site/sitecustomize.py",
 )
 IN_SDIST = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "docker-compose.yml"),
@@ -59,6 +60,16 @@ except tokencap.ConfigurationError as error:
 print(f"tokencap {tokencap.__version__}: {len(names) - len(adapters)} of {len(names)} modules import with no extra, no SDK is loaded")
 """
 
+# The one on the path of every Python that `tokencap run` starts is data of the wheel: it must get in.
+TRY_RUN = """
+import subprocess, sys
+argv = [sys.executable, "-m", "tokencap", "run", "--", sys.executable, "-c", "print('as ever')"]
+done = subprocess.run(argv, capture_output=True, text=True)
+assert (done.returncode, done.stdout) == (0, "as ever\\n"), done
+assert "no SDK that tokencap guards was imported" in done.stderr, done
+print("tokencap run guards the Python that it starts")
+"""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the distributions and try the wheel on its own.")
@@ -86,6 +97,7 @@ def main() -> int:
     scratch = venvs / "bare" / "scratch"
     scratch.mkdir()
     _run(bare, "-I", "-W", "error", "-c", TRY_BARE, cwd=scratch)
+    _run(bare, "-I", "-W", "error", "-c", TRY_RUN, cwd=scratch)
     for path in (sdist, wheel):
         print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
     return 0

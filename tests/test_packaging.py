@@ -185,7 +185,19 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 LAYERS = [
-    ("errors", "usage", "budget", "_entry", "_periods", "_version", "_typing", "policy", "_flow", "_scope"),
+    (
+        "errors",
+        "usage",
+        "budget",
+        "_audit",
+        "_entry",
+        "_periods",
+        "_version",
+        "_typing",
+        "policy",
+        "_flow",
+        "_scope",
+    ),
     ("providers", "status", "_plan", "_plans", "_degrade", "_usage", "telemetry"),
     (
         "backends",

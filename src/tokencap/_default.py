@@ -51,6 +51,8 @@ class _Process:
         self.sources: tuple[str, ...] = ()
         """The file and the variables that configured it."""
         self.patch: Patch | None = None
+        self.imposed: Guard | None = None
+        """The Guard of `tokencap run`, which the app does not replace."""
 
     def current(self) -> Guard:
         """Return the Guard of the moment for clients made under patch()."""
@@ -279,6 +281,12 @@ def init(
     """
     with _process.lock:
         if _process.guard is not None and not _process.guard.closed:
+            if _process.guard is _process.imposed:
+                log.warning(
+                    "tokencap.init(): the app runs under `tokencap run`, whose Guard is used as it is; "
+                    "what init() says is ignored here"
+                )
+                return _process.guard
             raise ConfigurationError("a Guard is active already; call tokencap.teardown() before init()")
         return _process.make(
             policy,
@@ -291,6 +299,13 @@ def init(
             ledger=ledger,
             otel=otel,
         )
+
+
+def impose(policy: Policy, identifiers: Mapping[str, str], backend: Backend) -> Guard:
+    """Make the process-wide Guard of `tokencap run`: neither `init()` nor `teardown()` has a say in it."""
+    with _process.lock:
+        _process.imposed = _process.make(policy, identifiers, backend, quiet=True)
+        return _process.imposed
 
 
 def patch(
@@ -352,6 +367,8 @@ def get_status() -> StatusResponse:
 def teardown() -> None:
     """Close the process-wide Guard and its backend. Its clients refuse to spend from now on. Idempotent."""
     with _process.lock:
+        if _process.guard is not None and _process.guard is _process.imposed:
+            return
         guard, _process.guard = _process.guard, None
         _process.taken = _process.quiet = False
     # Not under the lock: it waits for callbacks and deliveries, which may call this module.

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ._audit import GRANT, LIMIT, RESET
 from ._call import Call, Prompt
 from ._flow import run
 from ._plans import Plans
@@ -24,6 +25,7 @@ from .backends.sqlite import SQLiteBackend
 from .budget import BudgetKey
 from .clients.family import family_of, owner_of
 from .errors import ConfigurationError
+from .ledger import make_change
 from .ledger import open as open_ledger
 from .policy import DimensionPolicy, Policy, Provider, check_count, resolve_policy
 from .status import StatusResponse
@@ -293,7 +295,7 @@ class Guard:
         """
         if limit is not None:
             check_count(limit, "limit")
-        self.backend.set_limit(self._key(dimension, identifier), limit)
+        self._change(self._key(dimension, identifier), LIMIT, limit)
 
     def grant(self, dimension: str, identifier: str, tokens: int) -> None:
         """Raise the limit of `identifier` by so many tokens, in every process, until its window ends.
@@ -301,12 +303,15 @@ class Guard:
         A budget without windows has them until it is reset.
         """
         check_count(tokens, "tokens")
-        key = self._key(dimension, identifier)
-        self.backend.grant(key, tokens, self.runtime.plans.dimensions[dimension][0].period)
+        self._change(self._key(dimension, identifier), GRANT, tokens)
 
     def reset(self, dimension: str, identifier: str | None = None) -> None:
         """Start a budget anew: nothing used, nothing held, every threshold ahead."""
-        self.backend.reset(self._key(dimension, identifier))
+        self._change(self._key(dimension, identifier), RESET, None)
+
+    def _change(self, key: BudgetKey, action: str, tokens: int | None) -> None:
+        period = self.runtime.plans.dimensions[key.dimension][0].period
+        make_change(self.backend, key, action, tokens, period)
 
     def _key(self, dimension: str, identifier: str | None) -> BudgetKey:
         self._check_open()

@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from ._audit import GRANT, LIMIT, Change, who
 from ._entry import Entry, KnownBudget, Label, Retention
+from ._periods import Period
 from ._usage import Moment, Usage, UsageRow, Where, chooser, fold, names_of, period_of, seconds_of
 from .backends.protocol import Backend, LedgerBackend
+from .budget import BudgetKey
 from .errors import ConfigurationError
 
-__all__ = ["KnownBudget", "Ledger", "RecordedCall", "Retention", "Usage", "UsageRow", "open"]
+__all__ = ["Change", "KnownBudget", "Ledger", "RecordedCall", "Retention", "Usage", "UsageRow", "open"]
 
 _EVER = 2.0**40
 
@@ -106,6 +109,10 @@ class Ledger:
         """Return every budget the store has heard of; `get_states` of the backend says how each is doing."""
         return self._backend.budgets()
 
+    def changes(self) -> Sequence[Change]:
+        """Return who changed limits, granted tokens and reset budgets, in the order of time."""
+        return self._backend.changes()
+
     def _range(self, since: Moment, until: Moment) -> tuple[float | None, float, float]:
         now = self._backend.now()
         start, end = seconds_of(since, now, "since"), seconds_of(until, now, "until")
@@ -152,3 +159,17 @@ def open(backend: Backend) -> Ledger:  # noqa: A001
             f"the store {backend.name} keeps no ledger: it lacks the verbs of LedgerBackend"
         )
     return Ledger(backend)
+
+
+def make_change(
+    backend: Backend, key: BudgetKey, action: str, tokens: int | None, period: Period | None
+) -> None:
+    """Change a budget; a store that keeps a ledger also notes who did it. Not for others than Guards."""
+    if isinstance(backend, LedgerBackend):
+        backend.change(key, action, tokens, who(), period)
+    elif action == LIMIT:
+        backend.set_limit(key, tokens)
+    elif action == GRANT:
+        backend.grant(key, tokens or 0, period)
+    else:
+        backend.reset(key)

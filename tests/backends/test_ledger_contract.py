@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 import uuid
 
+import pytest
+
+from tokencap._audit import Who
 from tokencap._entry import Entry, Label
+from tokencap._periods import rolling
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import AsyncLedgerBackend, LedgerBackend
-from tokencap.budget import BudgetKey, Hold
+from tokencap.budget import Asked, BudgetKey, Hold
+from tokencap.errors import ConfigurationError
 
 A = BudgetKey("tenant", "acme")
 B = BudgetKey("session", "s-1")
@@ -18,6 +23,8 @@ HAIKU = Label(
 ).text()
 EVER = 2.0**40
 SHORT = 0.05
+ME = Who("mo", "host-1")
+LONG = BudgetKey("tenant", "ü" * 200)
 
 
 def entry(label=GPT, ending="ok", *counts, **more):
@@ -211,3 +218,55 @@ def test_a_store_in_memory_keeps_the_last_calls_only():
     now[0] += 86_401
     backend.record([entry(GPT, "ok", 5)])
     assert [row.input for row in rows(backend)] == [5]
+
+
+class TestChanges:
+    def test_a_change_says_what_was_and_what_is(self, backend):
+        backend.settle(take(backend), 300)
+        limit = backend.change(A, "limit", 5000, ME)
+        grant = backend.change(A, "grant", 70, ME)
+        reset = backend.change(A, "reset", None, ME)
+        assert [change[2:] for change in (limit, grant, reset)] == [
+            ("limit", 5000, ME, 1000, 5000, 300, 300),
+            ("grant", 70, ME, 5000, 5070, 300, 300),
+            ("reset", None, ME, 5070, 5000, 300, 0),
+        ]
+        assert backend.get_states([(A, 1000)])[0][1:4] == (5000, 0, 0)
+        assert backend.change(A, "limit", None, ME)[2:] == ("limit", None, ME, 5000, 1000, 0, 0)
+
+    def test_changes_are_noted_in_the_order_in_which_they_were_made(self, backend):
+        before = backend.now()
+        made = [
+            backend.change(A, "limit", 5, ME),
+            backend.change(LONG, "limit", 6, Who("ümlaut\ud800 b", "")),
+            backend.change(A, "reset", None, ME),
+        ]
+        found = backend.changes()
+        assert [change._replace(at=0.0) for change in found] == [change._replace(at=0.0) for change in made]
+        assert before - 0.01 <= found[0].at <= found[1].at <= found[2].at <= backend.now() + 0.01
+
+    def test_what_nobody_signs_is_not_noted(self, backend):
+        backend.set_limit(A, 5)
+        backend.grant(A, 5)
+        backend.reset(A)
+        assert backend.changes() == []
+
+    def test_a_budget_with_windows_is_changed_in_the_window_of_the_moment(self, backend):
+        hour = rolling(3600)
+        hold = Hold(A, 1000, 1.0, 10, 20, period=hour)
+        backend.settle(backend.reserve("a", [hold], 10, 30.0).reservation, 300)
+        assert backend.change(A, "grant", 70, ME, hour)[5:] == (1000, 1070, 300, 300)
+        assert backend.change(A, "reset", None, ME, hour)[5:] == (1070, 1000, 300, 0)
+        assert backend.get_states([Asked(A, 1000, hour)])[0][1:4] == (1000, 0, 0)
+
+    def test_a_change_that_makes_no_sense_is_refused(self, backend):
+        for action, tokens in (("limit", 0), ("grant", None), ("reset", 5), ("rest", None)):
+            with pytest.raises(ConfigurationError):
+                backend.change(A, action, tokens, ME)
+        assert backend.changes() == []
+
+
+def test_a_budget_that_refused_its_first_call_is_known_with_its_limit(backend):
+    grant = backend.reserve("a", [Hold(A, 100, 1.0, 500, 500), Hold(B, 9000, None, 0, 0)], 0, 30.0)
+    assert grant.reservation is None
+    assert [(known.key, known.limit) for known in backend.budgets()] == [(B, 9000), (A, 100)]

@@ -17,6 +17,7 @@ import uuid
 import pytest
 
 from backends.redis_servers import fresh_prefix, shared_server
+from tokencap._audit import Who
 from tokencap._periods import calendar, rolling
 from tokencap.backends._redis_scripts import Verbs, _places
 from tokencap.backends.redis import RedisBackend
@@ -358,7 +359,7 @@ class TestRoundTrips:
         server.admin("SCRIPT", "FLUSH")
         assert asyncio.run(acall(backend)).states[0].used == 10
 
-    @pytest.mark.parametrize("verb", ["reserve", "settle", "pass_marks", "grant"])
+    @pytest.mark.parametrize("verb", ["reserve", "settle", "pass_marks", "grant", "change"])
     def test_an_attempt_whose_answer_was_lost_does_once_what_it_does_twice(self, backend, verb):
         mark = Mark(A, 0.1, 100)
         reservation = backend.reserve("call-1", [hold()], 10, LEASE).reservation
@@ -367,6 +368,7 @@ class TestRoundTrips:
             "settle": lambda: backend._verbs.settle(reservation, 30, [mark]),
             "pass_marks": lambda: backend._verbs.pass_marks([mark]),
             "grant": lambda: backend._verbs.grant(A, 50, calendar("day")),
+            "change": lambda: backend._verbs.change(A, "grant", 50, Who("mo", "here"), None),
         }[verb]()
         sent = next(flow)
         backend._call(sent)
@@ -382,6 +384,9 @@ class TestRoundTrips:
         if verb == "pass_marks":
             assert ended.value.value == (mark,)
             assert backend.pass_marks([mark]) == ()
+        if verb == "change":
+            assert backend.changes() == [ended.value.value]
+            assert (after.granted, ended.value.value.limit_before) == (50, 100)
         if verb == "grant":
             assert after.granted == 50
             backend.grant(A, 50, calendar("day"))

@@ -12,8 +12,8 @@ import pytest
 from backends.redis_servers import fresh_prefix, shared_server
 from tokencap import Action, BudgetExceededError, DimensionPolicy, Guard, Policy, Threshold, TokenUsage
 from tokencap.backends.protocol import Backend
+from tokencap.backends.urls import open_url
 from tokencap.cli.main import main
-from tokencap.cli.store import backend_of
 
 PLACES = [pytest.param("sqlite"), pytest.param("redis", marks=pytest.mark.service)]
 
@@ -90,7 +90,7 @@ class Clock:
 
 def filled(place: str) -> Backend:
     """Fill a store: tenant=acme used 600 of 1,000, tenant=globex all of it, session=s 1,625 without limit."""
-    backend = backend_of(place)
+    backend = open_url(place)
     with Guard(policy(tenant=1_000, session=None), {"session": "s"}, backend) as guard:
         spend(guard, 400, tenant="acme", tags={"agent": "planner"})
         spend(guard, 200, model="claude-haiku-4-5", tenant="acme", tags={"agent": "writer"})

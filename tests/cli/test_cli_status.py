@@ -15,11 +15,11 @@ import tokencap
 from tokencap import BudgetKey, BudgetState, Guard
 from tokencap._entry import Label, Sum
 from tokencap.backends.sqlite import SQLiteBackend
+from tokencap.backends.urls import open_url
 from tokencap.budget import UNLIMITED
 from tokencap.cli.main import main
 from tokencap.cli.standing import Burn, Standing, burns_of, standings
 from tokencap.cli.status import lasting, render
-from tokencap.cli.store import backend_of
 from tokencap.cli.text import Look
 
 
@@ -165,7 +165,7 @@ def test_the_screen_fits_the_terminal(width: int) -> None:
 
 
 def test_what_a_hostile_tenant_is_called_does_not_reach_the_terminal(place: str, tokencap_: Command) -> None:
-    backend = backend_of(place)
+    backend = open_url(place)
     with Guard(policy(tenant=1_000), {"tenant": "\x1b[2J\r\nroot"}, backend) as guard:
         spend(guard, 10)
     backend.close()
@@ -181,7 +181,7 @@ def test_a_budget_that_starts_anew_is_shown_in_the_window_of_the_moment(
 ) -> None:
     short = tokencap.Policy({"tenant": tokencap.DimensionPolicy(limit=100, window=timedelta(seconds=1))})
     day = tokencap.Policy({"team": tokencap.DimensionPolicy(limit=100, reset_every="day")})  # type: ignore[arg-type]
-    backend = backend_of(place)
+    backend = open_url(place)
     for one in (short, day):
         with tokencap.Guard(one, dict.fromkeys(one.dimensions, "acme"), backend) as guard:
             with guard.call(provider="openai", model="gpt-4o", estimate=10) as call:

@@ -14,7 +14,7 @@ from command import Clock, Command, filled, policy, spend
 from tokencap import Guard
 from tokencap._usage import Usage, UsageRow
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.cli.main import _COMMANDS, main
+from tokencap.cli.main import main
 from tokencap.cli.text import Look
 from tokencap.cli.usage import render
 
@@ -145,12 +145,3 @@ def test_the_screen_fits_the_terminal(width: int) -> None:
     hours = Usage(("hour",), (UsageRow(("2026-03-27T05:00Z",), 1, 5),), rows[0], usage.since, now)
     lines = render(usage, hours, "sqlite:x", Look(width))
     assert all(len(line) <= width for line in lines[3:])
-
-
-def test_every_command_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    names = [module.__name__.rpartition(".")[2] for module in _COMMANDS]
-    for name in names:
-        with pytest.raises(SystemExit):
-            main([name, "--help"])
-        out = capsys.readouterr().out
-        assert f"examples:\n  tokencap {name}" in out

@@ -195,6 +195,16 @@ class Plain:
         return ThreadedAsyncBackend(self)  # type: ignore[arg-type]
 
 
+def test_a_store_without_a_ledger_is_changed_all_the_same() -> None:
+    with guard_on(Plain(), limit=100) as guard:
+        spend(guard, 50)
+        guard.set_limit("session", 70)
+        guard.grant("session", "s", 5)
+        assert guard.get_status().dimensions["session"].limit == 75
+        guard.reset("session")
+        assert guard.get_status().dimensions["session"].used == 0
+
+
 def test_a_store_without_a_ledger_counts_all_the_same() -> None:
     with guard_on(Plain(), limit=100) as guard:
         spend(guard, 50)

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from .._audit import Change
 from .._entry import Entry, KnownBudget, Sum
 from .._periods import parse
 from ..budget import UNLIMITED
 from ._memory_ledger import sum_up
-from ._redis_rows import read_row
+from ._redis_rows import read_change, read_row
 from ._redis_scripts import Flow, Verbs, name_of_key, slot_of
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ class LedgerReader:
                     )
                 )
         return sorted(known, key=lambda each: each.key)
+
+    def changes(self) -> list[Change]:
+        """As `LedgerBackend.changes`."""
+        found: list[Change] = []
+        for history in self._scan("h"):
+            counter = history[:-1] + b"c"
+            name, *lines = self._ask(slot_of(counter), "changes", (counter, history)).split("\n")
+            key = name_of_key(counter, name)
+            found += [read_change(key, line) for line in reversed(lines)]
+        return sorted(found, key=lambda change: change.at)
 
     def _rows(
         self, book: bytes, since: float, until: float, newest_first: bool

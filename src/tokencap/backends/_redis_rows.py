@@ -7,10 +7,13 @@ import math
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from functools import lru_cache
+from urllib.parse import quote, unquote_to_bytes
 
+from .._audit import Change, Who
 from .._entry import Entry, Retention
+from ..budget import BudgetKey
 
-__all__ = ["book_args", "read_row", "record_args"]
+__all__ = ["book_args", "read_change", "read_row", "record_args", "spell_who"]
 
 
 @lru_cache(maxsize=4096)
@@ -55,4 +58,19 @@ def read_row(label: str, row: str) -> Entry:
         int(estimate),
         estimated == "1",
         int(ms) / 1000,
+    )
+
+
+def spell_who(who: Who) -> str:
+    """Return who makes a change, as the script `change` is told."""
+    return " ".join([quote(part.encode("utf-8", "surrogatepass"), safe="") or "-" for part in who])
+
+
+def read_change(key: BudgetKey, line: str) -> Change:
+    """Return the change that a line of the list beside a budget is made of."""
+    _, at, action, tokens, *counts, user, host = line.split(" ")
+    who = Who(*[unquote_to_bytes(part).decode("utf-8", "surrogatepass") for part in (user, host)])
+    before, after, used, then = map(int, counts)
+    return Change(
+        float(at), key, action, None if tokens == "-" else int(tokens), who, before, after, used, then
     )

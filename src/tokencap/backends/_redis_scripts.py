@@ -18,13 +18,14 @@ from importlib.resources import files
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote_to_bytes
 
+from .._audit import GRANT, LIMIT, RESET, Change, Who
 from .._entry import Entry, Retention
 from .._periods import Period, Rolling
 from ..budget import BudgetKey, BudgetState, Grant, Held, Hold, Mark, Reservation, Settlement
 from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
-from ._redis_rows import book_args, record_args
-from ._rules import Question, check_grant, check_holds, check_limit, in_full, resets_at
+from ._redis_rows import book_args, read_change, record_args, spell_who
+from ._rules import Question, check_change, check_holds, in_full, resets_at
 
 __all__ = ["Call", "Flow", "Script", "Verbs", "name_of_key", "slot_of"]
 
@@ -50,7 +51,7 @@ _PIECES = {
     "record": ("_ledger",),
     "marks": ("_pass",),
     "states": ("_ledger", "_window", "_sweep", "_state"),
-    "grant": ("_window",),
+    "change": ("_window",),
 }
 
 
@@ -381,22 +382,41 @@ class Verbs(ForkAware):
 
     def set_limit(self, key: BudgetKey, limit: int | None) -> Flow[None]:
         """As `Backend.set_limit`; raises ConfigurationError for a limit below 1 token."""
-        check_limit(limit)
-        yield from self._name_long([key])
-        args = [*self._head(), "" if limit is None else str(limit)]
-        slot, keys = _places(self._prefix, key)
-        yield Call(slot, _script("limit"), keys, args)
+        yield from self._change(key, LIMIT, limit)
 
     def grant(self, key: BudgetKey, tokens: int, period: Period | None = None) -> Flow[None]:
         """As `Backend.grant`; raises ConfigurationError for less than 1 token."""
-        check_grant(tokens)
-        (group,) = self._groups([key])
-        yield from self._in_time(group, "grant", group.keys, [*self._head(), str(tokens)], [period])
+        yield from self._change(key, GRANT, tokens, period)
 
     def reset(self, key: BudgetKey) -> Flow[None]:
         """As `Backend.reset`."""
-        slot, keys = _places(self._prefix, key)
-        yield Call(slot, _script("reset"), keys, self._head())
+        yield from self._change(key, RESET)
+
+    def change(
+        self, key: BudgetKey, action: str, tokens: int | None, who: Who, period: Period | None
+    ) -> Flow[Change]:
+        """As `LedgerBackend.change`."""
+        line = yield from self._change(key, action, tokens, period, spell_who(who))
+        return read_change(key, line)
+
+    def _change(
+        self,
+        key: BudgetKey,
+        action: str,
+        tokens: int | None = None,
+        period: Period | None = None,
+        who: str = "",
+    ) -> Flow[str]:
+        """Change a budget, and note it where somebody is named."""
+        check_change(action, tokens)
+        yield from self._name_long([key])
+        (group,) = self._groups([key])
+        keys = group.keys[:1]
+        if who:
+            keys = (*keys, keys[0][:-1] + b"h")
+        args = [*self._head(), action, "" if tokens is None else str(tokens)]
+        line = yield from self._in_time(group, "change", keys, args, [period], (who,))
+        return line.decode()
 
     @property
     def doubtful(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Union
 
+from .._audit import GRANT, LIMIT, RESET
 from .._periods import Calendar, Period, Rolling
 from ..budget import UNLIMITED, Asked, BudgetKey, BudgetState, Hold, share_floor
 from ..errors import ConfigurationError
@@ -18,6 +19,7 @@ __all__ = [
     "Question",
     "Turn",
     "admit",
+    "check_change",
     "check_grant",
     "check_holds",
     "check_limit",
@@ -128,10 +130,20 @@ def fell_below(was: int, used: int, trigger: int) -> bool:
     return used < trigger and (was >= trigger or used == 0)
 
 
-def check_grant(tokens: int) -> None:
+def check_grant(tokens: int | None) -> None:
     """Raise ConfigurationError unless `tokens` can be granted."""
     if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens < UNLIMITED:
         raise ConfigurationError(f"a grant is a whole number of tokens, at least 1, not {tokens!r}")
+
+
+def check_change(action: str, tokens: int | None) -> None:
+    """Raise ConfigurationError unless this is a change that can be made."""
+    if action == LIMIT:
+        check_limit(tokens)
+    elif action == GRANT:
+        check_grant(tokens)
+    elif action != RESET or tokens is not None:
+        raise ConfigurationError(f"there is no change {action!r} of {tokens!r} tokens")
 
 
 def check_holds(holds: Sequence[Hold]) -> None:

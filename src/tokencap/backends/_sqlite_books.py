@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Union
 
+from .._audit import GRANT, LIMIT, Change, Who
 from .._entry import Entry, Retention
 from .._periods import Period, Rolling
 from ..budget import (
@@ -20,6 +21,7 @@ from ..budget import (
     share_ceil,
 )
 from ._rules import TOMBSTONE_SECONDS, Question, admit, in_force, in_full, resets_at, turn
+from ._sqlite_changes import note
 from ._sqlite_ledger import LedgerWriter
 from ._sqlite_windows import READ_COUNTER, Row, Windows
 
@@ -259,6 +261,27 @@ class Books:
         self.cursor.execute(_RESET, (number,))
         self.cursor.execute(_UNMARK, (number,))
         self._windows.empty(number)
+
+    def change(
+        self, key: BudgetKey, action: str, tokens: int | None, who: Who, period: Period | None
+    ) -> Change:
+        """As `LedgerBackend.change`."""
+        number, now = self._number(key), self._clock()
+        row = self._row(number)
+        if period is not None:
+            row = self._windows.turn(number, row, period, now)
+        before = _state(key, row[6], row, period)
+        if action == LIMIT:
+            self.set_limit(key, tokens)
+        elif action == GRANT:
+            self.grant(key, tokens or 0, period)
+        else:
+            self.reset(key)
+        after = _state(key, row[6], self._row(number), period)
+        counts = (before.limit, after.limit, before.used, after.used)
+        change = Change(now, key, action, tokens, who, *counts)
+        note(self.cursor, number, change, _text)
+        return change
 
     def _find(self, key: BudgetKey) -> int | None:
         """Return the number of `key` in this file; None for a new one."""

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from .._audit import Change
 from .._entry import ENDINGS, Entry, KnownBudget, Retention, Sum
 from .._periods import parse
 from ..budget import BudgetKey
 from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
+from ._sqlite_changes import read as read_changes
 
 if TYPE_CHECKING:
     from .sqlite import SQLiteBackend
@@ -197,6 +199,11 @@ class LedgerReader(ForkAware):
             )
             for dimension, identifier, configured, override, period in rows
         ]
+
+    def changes(self) -> list[Change]:
+        """As `LedgerBackend.changes`."""
+        with self._reading() as execute:
+            return read_changes(execute, _string)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Callable[..., Any]]:

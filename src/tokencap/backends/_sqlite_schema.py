@@ -135,6 +135,22 @@ CREATE TABLE labels (
 )
 """
 
+# at: microseconds since the epoch, made unique. tokens: NULL for a reset, and for a limit as configured.
+_CHANGES = """
+CREATE TABLE changes (
+    at INTEGER PRIMARY KEY,
+    key INTEGER NOT NULL,
+    action TEXT NOT NULL,
+    tokens INTEGER,
+    user TEXT NOT NULL,
+    host TEXT NOT NULL,
+    limit_before INTEGER NOT NULL,
+    limit_after INTEGER NOT NULL,
+    used_before INTEGER NOT NULL,
+    used_after INTEGER NOT NULL
+)
+"""
+
 _STORE = "CREATE TABLE store (id TEXT NOT NULL)"
 
 
@@ -182,10 +198,16 @@ def _count_in_windows(cursor: sqlite3.Cursor) -> None:
     cursor.execute("ALTER TABLE counters_in_windows RENAME TO counters")
 
 
+def _note_changes(cursor: sqlite3.Cursor) -> None:
+    """From limits that changed, nobody knew by whom."""
+    cursor.execute(_CHANGES)
+
+
 _MIGRATIONS: tuple[Callable[[sqlite3.Cursor], None], ...] = (
     _count_reservations,
     _keep_a_ledger,
     _count_in_windows,
+    _note_changes,
 )
 """The n-th brings a file of `user_version` n to n + 1."""
 

@@ -6,10 +6,12 @@ import functools
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from .._audit import GRANT, LIMIT, Change, Who
 from .._entry import Entry, KnownBudget, Retention, Sum
 from ..budget import (
     Asked,
@@ -27,7 +29,16 @@ from ..errors import BackendError
 from ._fork import ForkAware, survive_forks
 from ._memory_counter import Counter
 from ._memory_ledger import MemoryLedger
-from ._rules import TOMBSTONE_SECONDS, Question, admit, check_grant, check_holds, check_limit, in_full
+from ._rules import (
+    TOMBSTONE_SECONDS,
+    Question,
+    admit,
+    check_change,
+    check_grant,
+    check_holds,
+    check_limit,
+    in_full,
+)
 from .aio import InlineAsyncBackend
 from .protocol import AsyncBackend
 
@@ -87,6 +98,7 @@ class MemoryBackend(ForkAware):
         # By id: when it ended, and what it was charged (None: booked for another store).
         self._ended: dict[str, tuple[float, int | None]] = {}
         self._ledger = MemoryLedger(retention or Retention(rows=10_000))
+        self._changes: deque[Change] = deque(maxlen=1000)
         self._swept_at = clock()
         survive_forks(self)
 
@@ -109,6 +121,8 @@ class MemoryBackend(ForkAware):
             states = self._states(questions, now)
             admission = admit(holds, states)
         if admission.refused:
+            for hold in holds:
+                self._counter(hold.key).configured = hold.limit
             return Grant(None, states, admission.refused)
         held = []
         for hold, amount in zip(holds, admission.amounts):
@@ -252,6 +266,31 @@ class MemoryBackend(ForkAware):
     def reset(self, key: BudgetKey) -> None:
         """As `Backend.reset`."""
         self._counter(key).reset()
+
+    @_alone
+    def change(
+        self, key: BudgetKey, action: str, tokens: int | None, who: Who, period: Period | None = None
+    ) -> Change:
+        """As `LedgerBackend.change`."""
+        check_change(action, tokens)
+        counter, now = self._counter(key), self._clock()
+        counter.turn(period, now)
+        limit, used = counter.limit(counter.configured), counter.used
+        if action == LIMIT:
+            counter.override = tokens
+        elif action == GRANT:
+            counter.add(now, granted=tokens or 0)
+        else:
+            counter.reset()
+        after = counter.limit(counter.configured)
+        change = Change(now, key, action, tokens, who, limit, after, used, counter.used)
+        self._changes.append(change)
+        return change
+
+    @_alone
+    def changes(self) -> Sequence[Change]:
+        """As `LedgerBackend.changes`."""
+        return list(self._changes)
 
     def as_async(self) -> AsyncBackend:
         """Return this store for coroutines; no verb ever waits."""

@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from .._audit import Change, Who
     from .._entry import Entry, KnownBudget, Sum
     from .._periods import Period
     from ..budget import BudgetKey, BudgetState, Grant, Hold, Mark, Reservation, Settlement
@@ -157,6 +158,19 @@ class LedgerBackend(Backend, Protocol):
 
     def budgets(self) -> Sequence[KnownBudget]:
         """Return every budget the store has heard of, in the order of their keys."""
+        ...
+
+    def change(
+        self, key: BudgetKey, action: str, tokens: int | None, who: Who, period: Period | None = None
+    ) -> Change:
+        """Do what `set_limit`, `grant` or `reset` does, and with the same commit note who did it.
+
+        The last 1,000 changes, of a budget or of the store, are kept at least.
+        """
+        ...
+
+    def changes(self) -> Sequence[Change]:
+        """Return the changes that were noted, in the order in which they were made."""
         ...
 
 

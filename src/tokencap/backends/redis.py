@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._audit import Change, Who
 from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
 from . import _redis_topology as topology
@@ -189,6 +190,16 @@ class RedisBackend:
     def budgets(self) -> Sequence[KnownBudget]:
         """As `LedgerBackend.budgets`."""
         return self._reader.budgets()
+
+    def change(
+        self, key: BudgetKey, action: str, tokens: int | None, who: Who, period: Period | None = None
+    ) -> Change:
+        """As `LedgerBackend.change`."""
+        return self._run(self._verbs.change(key, action, tokens, who, period))
+
+    def changes(self) -> Sequence[Change]:
+        """As `LedgerBackend.changes`; 1,000 of each budget are kept."""
+        return self._reader.changes()
 
     def as_async(self) -> AsyncRedisBackend:
         """Return this store for coroutines, with a client for each event loop.

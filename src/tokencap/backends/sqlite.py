@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._audit import Change, Who
 from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
 from ._fork import ForkAware, survive_forks
-from ._rules import check_grant, check_holds, check_limit
+from ._rules import check_change, check_grant, check_holds, check_limit
 from ._sqlite_async import READ, WRITE, AsyncSQLiteBackend, WouldWaitError
 from ._sqlite_books import Books
 from ._sqlite_file import FileBusyError, Opened, check_path, checkpoint, is_busy, open_file, say
@@ -153,6 +154,17 @@ class SQLiteBackend(ForkAware):
     def budgets(self) -> Sequence[KnownBudget]:
         """As `LedgerBackend.budgets`."""
         return self._reader.budgets()
+
+    def change(
+        self, key: BudgetKey, action: str, tokens: int | None, who: Who, period: Period | None = None
+    ) -> Change:
+        """As `LedgerBackend.change`."""
+        check_change(action, tokens)
+        return self.perform(Books.change, key, action, tokens, who, period)
+
+    def changes(self) -> Sequence[Change]:
+        """As `LedgerBackend.changes`; 10,000 are kept."""
+        return self._reader.changes()
 
     def as_async(self) -> AsyncSQLiteBackend:
         """Return this store for coroutines: a step that would wait leaves the event loop."""

@@ -1,1 +1,1 @@
-"""The command `tokencap`: what a store knows, in any image the app works in: it needs nothing but Python."""
+"""The command `tokencap`: what a store knows, and apps run under a budget. It needs nothing but Python."""

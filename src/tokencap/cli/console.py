@@ -50,10 +50,10 @@ class Console:
         self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         self.stream.flush()
 
-    def confirm(self, question: str) -> bool:
-        """Ask on the terminal; without one the answer is no."""
+    def confirm(self, question: str) -> bool | None:
+        """Ask on the terminal; None: there is none."""
         if not sys.stdin.isatty():
-            return False
+            return None
         sys.stderr.write(f"{question} [y/N] ")
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")

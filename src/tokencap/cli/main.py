@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .._version import __version__
 from ..errors import TokencapError
-from . import status, usage
+from . import changes, changing, run, status, usage
 from .console import Console
 from .options import EXIT_ERROR, EXIT_OK, EXIT_USAGE, EXITS, Parser
-from .store import settled
+from .store import CONFIG, settled
 
-if TYPE_CHECKING:
-    import argparse
+__all__ = ["main", "parse", "parser"]
 
-__all__ = ["main", "parser"]
-
-_COMMANDS = (status, usage)
+_COMMANDS = (status, usage, run, changing, changes)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,15 +34,24 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return what a command line says; `rest` is the command line that `run` is to run."""
+    words = list(argv)
+    rest: list[str] = []
+    if words[:1] == ["run"]:
+        words[1:], rest = run.split(words[1:])
+    return parser().parse_args(words, argparse.Namespace(rest=rest))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Never raises but for a wrong command line."""
-    top = parser()
-    args = top.parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     if args.command is None:
-        top.print_help(sys.stderr)
+        parser().print_help(sys.stderr)
         return EXIT_USAGE
-    args.backend = settled(args.backend, os.environ)
     try:
+        file = getattr(args, "policy", None)
+        args.backend = settled(args.backend, {**os.environ, CONFIG: file} if file else os.environ)
         status: int = args.perform(args, Console())
     except BrokenPipeError:
         # `tokencap ... | head`: whoever read has seen enough. Python would complain once more at exit.

@@ -31,9 +31,10 @@ EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_EXCEEDED = 0, 1, 2, 3
 
 EXITS = """exit status:
   0  done
-  1  it could not be done (no store, the store failed, no such budget)
+  1  it could not be done (no store, the store failed, no such budget, the answer was no)
   2  the command line is wrong
-  3  status --check: a budget is used up"""
+  3  status --check: a budget is used up
+`tokencap run` exits as the command it ran."""
 
 Commands = Any
 """What `ArgumentParser.add_subparsers` returns, which argparse does not name in public."""

@@ -1,30 +1,28 @@
-"""Where the budgets are: the store that `--backend` and `TOKENCAP_BACKEND` name, opened for the command.
+"""Where the budgets are: the store that is named or configured, opened for the command.
 
-A store is named by one text: the path of a SQLite file, or the URL of a Redis, whose `#prefix` is the
-`prefix` of its `RedisBackend`. A URL may hold a password and is never printed.
+A URL may hold a password and is never printed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..errors import ConfigurationError, TokencapError
+from .._toml import parse
+from ..backends.protocol import Backend, LedgerBackend
+from ..backends.urls import open_url
+from ..errors import TokencapError
+from .text import clean
 
-if TYPE_CHECKING:
-    from ..backends.protocol import LedgerBackend
-
-__all__ = ["DEFAULT", "VARIABLE", "NoStoreError", "backend_of", "is_url", "opened", "settled", "shown"]
+__all__ = ["CONFIG", "DEFAULT", "VARIABLE", "NoStoreError", "absolute", "configured", "opened", "settled"]
 
 VARIABLE = "TOKENCAP_BACKEND"
+CONFIG = "TOKENCAP_CONFIG"
 DEFAULT = "tokencap.db"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_TOOL = ("tool", "tokencap")
 
 
 class NoStoreError(TokencapError):
@@ -32,40 +30,44 @@ class NoStoreError(TokencapError):
 
 
 def settled(given: str | None, environ: Mapping[str, str]) -> str:
-    """Return the text that names the store: the option, else the variable, else the default."""
-    text = given or environ.get(VARIABLE) or DEFAULT
-    # `sqlite:PATH` is how a configuration may say it.
-    return re.sub(r"^sqlite:(//)?", "", text)
+    """Return the text that names the store: the option, else what is configured, else the default."""
+    text = given or environ.get(VARIABLE)
+    if text:
+        return text
+    found = configured(environ)
+    backend = found[1].get("backend") if found is not None else None
+    return backend if isinstance(backend, str) else DEFAULT
 
 
-def is_url(text: str) -> bool:
-    """Tell the URL of a server from the path of a file."""
-    return _URL.match(text) is not None
+def configured(environ: Mapping[str, str]) -> tuple[Path, Mapping[str, Any]] | None:
+    """Return the file that configures this directory, and what is in it as TOML.
 
-
-def shown(text: str) -> str:
-    """Return how the store is called in messages: nothing of a URL but its scheme."""
-    return f"{text.partition('://')[0]}://..." if is_url(text) else text
-
-
-def backend_of(text: str) -> LedgerBackend:
-    """Return the store that `text` names; a file is made when it is first used.
-
-    Raises ConfigurationError when the text names none.
+    No more than that: a policy may name functions, and to look at a store is no reason to import an app.
     """
-    if not is_url(text):
-        from ..backends.sqlite import SQLiteBackend
+    stated = environ.get(CONFIG)
+    for path in map(Path, [stated] if stated else ["tokencap.toml", "pyproject.toml"]):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError):
+            continue
+        root = _TOOL if path.name == "pyproject.toml" else ()
+        table: Any = parse(text, str(path)) if not root or "tokencap" in text else None
+        for step in root:
+            table = table.get(step) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            return path, table
+    return None
 
-        return SQLiteBackend(os.path.expanduser(text))
-    scheme = text.partition("://")[0].lower()
-    if scheme not in _SCHEMES:
-        raise ConfigurationError(
-            f"{scheme}:// is no store that tokencap knows: give the path of a SQLite file or a redis:// URL"
-        )
-    from ..backends.redis import RedisBackend
 
-    url, _, prefix = text.partition("#")
-    return RedisBackend(url, prefix=prefix or "tokencap")
+def absolute(text: str) -> str:
+    """Return the name of the same store for processes in other directories."""
+    path = _path_of(open_url(text))
+    return text if path is None else f"sqlite:{path.absolute()}"
+
+
+def _path_of(backend: Backend) -> Path | None:
+    kind, _, path = backend.name.partition(":")
+    return Path(path) if kind == "sqlite" else None
 
 
 @contextlib.contextmanager
@@ -74,9 +76,15 @@ def opened(text: str) -> Iterator[LedgerBackend]:
 
     Raises NoStoreError where there is none, and never makes one.
     """
-    if not is_url(text):
-        _check_file(Path(text).expanduser())
-    backend = backend_of(text)
+    backend = open_url(text)
+    path = _path_of(backend)
+    if path is not None:
+        _check_file(path)
+    if backend.name == "memory" or not isinstance(backend, LedgerBackend):
+        raise NoStoreError(
+            f"a store of the kind {clean(text)!r} lives and ends in the process that has it: "
+            "there is nothing to read from outside"
+        )
     try:
         yield backend
     finally:

@@ -9,6 +9,7 @@
 --     h:<id>  a reservation that is alive: "amount charge epoch time"
 --     x:<id>  one that expired and may still be corrected: "charge epoch time"
 --   KEYS, second of each group: a sorted set of the ids of both, by when they expire or are forgotten
+--   a list of what was changed by hand (see change.lua)
 --   and, named by the id: a string that says for a while which attempt ended this reservation.
 -- Times are seconds, amounts are tokens. ARGV[1] is a test's clock (empty: the server's), ARGV[2]
 -- names this attempt, so that the same attempt made twice is told from another one.

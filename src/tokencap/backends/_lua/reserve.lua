@@ -57,7 +57,10 @@ for i, b in ipairs(budgets) do
   elseif not b.full then
     held = '0'
   end
-  if refused and b.turned then save(b, 'm', b.marks) end
+  if refused and (b.turned or b.configured ~= b.limit) then
+    b.configured = b.limit
+    save(b, 'm', b.marks)
+  end
   answer[i] = held .. ' ' .. token .. ' ' .. before
 end
 return table.concat(answer, ';')
