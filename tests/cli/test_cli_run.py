@@ -305,7 +305,8 @@ def test_what_cannot_be_guarded_is_not_run() -> None:
 
 
 def test_every_sdk_that_can_be_patched_is_guarded() -> None:
-    assert {family.package: family.provider.value for family in families()} == PACKAGES
+    sdks = {family.package: family.provider.value for family in families()}
+    assert {**sdks, "litellm": "litellm"} == PACKAGES
 
 
 def test_an_app_that_uses_tokencap_itself_gets_the_guard_of_the_run(loopback: LoopbackProvider) -> None:

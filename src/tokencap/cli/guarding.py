@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGES", "VARIABLE", "Settings", "guard_this_process", "seen"]
 
 VARIABLE = "_TOKENCAP_RUN"
-PACKAGES = {"anthropic": "anthropic", "openai": "openai", "google.genai": "gemini", "mistralai": "mistral"}
+PACKAGES = {
+    "anthropic": "anthropic",
+    "openai": "openai",
+    "google.genai": "gemini",
+    "mistralai": "mistral",
+    "cohere": "cohere",
+    "litellm": "litellm",
+}
 """What is guarded, by the name it is imported by; the value is what `patch(providers=...)` calls it."""
 
 
