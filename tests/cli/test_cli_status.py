@@ -126,7 +126,7 @@ def test_the_next_threshold_is_the_first_that_is_ahead(place: str, tokencap_: Co
     warn = Action("WARN", lambda status: None)
     steps = [(0.5, [warn]), (0.8, [warn, Action("DEGRADE", degrade_to="gpt-5-nano")])]
     thresholds = [Threshold(*step) for step in [*steps, (1.0, [Action("BLOCK")])]]
-    backend = backend_of(place)
+    backend = open_url(place)
     steep = tokencap.Policy({"tenant": tokencap.DimensionPolicy(1_000, thresholds)})
     with Guard(steep, {"tenant": "acme"}, backend) as guard:
         for spent, found in [
