@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,17 @@ CHEAP = ("gpt-5-mini", "claude-haiku-4-5")
 COUNTING = "/v1/messages/count_tokens"
 
 
+Amounts = tuple[int, ...]
+
+
+def summed(items: Iterable[tuple[str, Amounts]]) -> dict[str, Amounts]:
+    """Return the sums of amounts by name."""
+    found: dict[str, Amounts] = {}
+    for name, amounts in items:
+        found[name] = tuple(map(sum, zip(found.get(name, (0,) * len(amounts)), amounts)))
+    return found
+
+
 class Day:
     """What the provider billed, and what each agent and each run said at its end."""
 
@@ -140,15 +152,18 @@ class Day:
         self.runs = {name: summary for name, (_, summary) in said.items()}
         self.tokens = sum(entry.tokens for entry in self.journal)
 
-    def billed(self, by: str) -> dict[str, tuple[int, int, int]]:
+    def billed(self, by: str) -> dict[str, Amounts]:
         """Return input, output and cached tokens by model or by agent."""
-        found: dict[str, tuple[int, int, int]] = {}
-        for entry in self.journal:
-            agent = entry.request.get("user") or entry.request["metadata"]["user_id"]
-            key = entry.model if by == "model" else agent
-            one = (entry.input_tokens, entry.output_tokens, entry.cache_read)
-            found[key] = tuple(map(sum, zip(found.get(key, (0, 0, 0)), one)))  # type: ignore[assignment]
-        return found
+
+        def name_of(entry: Entry) -> str:
+            if by == "model":
+                return entry.model
+            return entry.request.get("user") or entry.request["metadata"]["user_id"]
+
+        return summed(
+            (name_of(entry), (entry.input_tokens, entry.output_tokens, entry.cache_read))
+            for entry in self.journal
+        )
 
     def points(self, metric: str, *agents: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the attributes and the data points of a metric, of all agents or of some."""
@@ -231,6 +246,26 @@ def test_usage_says_what_was_billed(by: str, day: Day, tell: Command) -> None:
     assert total["calls"] == len(day.journal) + day.failed + total["blocked"]
     if by == "agent":
         assert {row["agent"]: row["blocked"] for row in answer["rows"]} == refused
+
+
+def test_the_report_says_what_was_billed(day: Day, tell: Command, tmp_path: Path) -> None:
+    assert tell("report", "-o", str(tmp_path / "report.html")).status == 0
+    page = (tmp_path / "report.html").read_text()
+    found = re.search(r'<script type="application/json" id="tokencap-data">(.*?)</script>', page, re.S)
+    assert found is not None
+    data = json.loads(found[1])
+    for facet, by in (("model", "model"), ("tag:agent", "agent")):
+        rows = [dict(zip(data["columns"], row)) for row in data["rows"]]
+        sums = summed(
+            (data["values"][facet][row[facet]], (row["input"], row["output"], row["cached"])) for row in rows
+        )
+        assert {name: amounts for name, amounts in sums.items() if any(amounts)} == day.billed(by)
+    total = data["total"]
+    refused = sum(agent["refused"] for agent in day.agents.values())
+    assert total["tokens"] == day.tokens
+    assert (total["blocked"], total["failed"], total["degraded"]) == (refused, day.failed, day.degraded)
+    budgets = {(one["dimension"], one["identifier"]): one["used"] for one in data["budgets"]}
+    assert budgets["tenant", "acme"] == day.tokens
 
 
 def test_every_run_says_what_its_agent_was_billed(day: Day) -> None:
