@@ -45,8 +45,8 @@ window.probe = (() => {
     landmarks: () => ["header", "form[aria-label]", "main", "footer"].filter((one) => document.querySelector(one)),
     headings: () => all("h1, h2, h3").map((one) => one.localName),
     // What sticks out of the window, but for what is to be scrolled.
-    outside: () => all("body *")
-      .filter((one) => !one.closest(".scroll, .sr, .skip") && one.getBoundingClientRect().right > innerWidth + 1)
+    outside: (width) => all("body *")
+      .filter((one) => !one.closest(".scroll, .sr, .skip") && one.getBoundingClientRect().right > width + 1)
       .map(named),
     // Texts whose contrast with the ground is below 4.5 : 1.
     faint: () => {

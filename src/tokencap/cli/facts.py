@@ -6,7 +6,7 @@ totals of a page are those of the ledger, whatever its size.
 
 from __future__ import annotations
 
-from collections import Counter
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from operator import add
 from typing import NamedTuple, Optional
@@ -31,6 +31,9 @@ _COUNTS = Sum._fields[3:]
 
 Value = Optional[str]
 """The name of something; empty: the calls have none; None: everything else, which has no room by name."""
+
+Group = tuple[tuple[int, ...], bool]
+"""What is kept of a label: the place of its name in each facet, and whether another model was used."""
 
 
 class Facts(NamedTuple):
@@ -84,14 +87,15 @@ def fold(sums: Sequence[Sum], step: int, most_rows: int = MOST_ROWS) -> Facts:
 
     The facet with most names gives up names first, so that those with few keep them all.
     """
-    labels = {text: Label.parse(text) for text in {one.label for one in sums}}
-    counters, left_out = _counted(sums, labels)
+    counters, left_out = _counted(sums)
     ranked = {
-        facet: [name for name, _ in sorted(found.items(), key=lambda item: (-item[1][0], item[0]))]
+        facet: heapq.nsmallest(MOST_VALUES, found, key=lambda name: (-found[name], name))
         for facet, found in counters.items()
     }
-    places = _places(labels, ranked)
-    room = [min(len(names), MOST_VALUES) for names in ranked.values()]
+    sizes = {facet: len(found) for facet, found in counters.items()}
+    counters.clear()
+    places = _places({one.label for one in sums}, ranked)
+    room = [len(names) for names in ranked.values()]
     while True:
         rows = _rows(sums, places, room, step, most_rows)
         if rows is not None:
@@ -104,8 +108,8 @@ def fold(sums: Sequence[Sum], step: int, most_rows: int = MOST_ROWS) -> Facts:
     rest: dict[str, int] = {}
     for (facet, names), kept in zip(ranked.items(), room):
         values[facet] = [cut(name) for name in names[:kept]]
-        if kept < len(names):
-            rest[facet] = len(names) - kept
+        if kept < sizes[facet]:
+            rest[facet] = sizes[facet] - kept
             values[facet] = [*values[facet], None]
     values["ending"] = ENDINGS
     columns = ("period", *values, "degraded", *_COUNTS)
@@ -127,24 +131,20 @@ def _names_of(label: Label) -> dict[str, str]:
     }
 
 
-def _counted(
-    sums: Iterable[Sum], labels: Mapping[str, Label]
-) -> tuple[dict[str, dict[str, list[int]]], list[str]]:
-    """Return the tokens and calls of each name of each facet kept, and the facets left out."""
-    by_label: dict[str, list[int]] = {text: [0, 0] for text in labels}
+def _counted(sums: Iterable[Sum]) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Return the tokens of each name of each facet kept, and the facets left out."""
+    tokens: dict[str, int] = {}
+    calls: dict[str, int] = {}
     for one in sums:
-        count = by_label[one.label]
-        count[0] += one.input + one.output
-        count[1] += one.calls
-    found: dict[str, dict[str, list[int]]] = {facet: {} for facet in _FIXED}
-    weight: Counter[str] = Counter()
-    for text, label in labels.items():
-        tokens, calls = by_label[text]
-        for facet, name in _names_of(label).items():
-            count = found.setdefault(facet, {}).setdefault(name, [0, 0])
-            count[0] += tokens
-            count[1] += calls
-            weight[facet] += calls
+        tokens[one.label] = tokens.get(one.label, 0) + one.input + one.output
+        calls[one.label] = calls.get(one.label, 0) + one.calls
+    found: dict[str, dict[str, int]] = {facet: {} for facet in _FIXED}
+    weight: dict[str, int] = {}
+    for text, spent in tokens.items():
+        for facet, name in _names_of(Label.parse(text)).items():
+            counter = found.setdefault(facet, {})
+            counter[name] = counter.get(name, 0) + spent
+            weight[facet] = weight.get(facet, 0) + calls[text]
     left_out = []
     for kind in ("dimension:", "tag:"):
         facets = sorted(
@@ -154,31 +154,31 @@ def _counted(
         left_out += [
             facet for at, facet in enumerate(facets) if at >= MOST_FACETS or len(facet) > LONGEST_NAME
         ]
-    all_tokens, all_calls = (sum([count[at] for count in by_label.values()]) for at in (0, 1))
     order = [*_FIXED, *sorted([facet for facet in found if facet not in _FIXED and facet not in left_out])]
+    all_calls, all_tokens = sum(calls.values()), sum(tokens.values())
     for facet in order[len(_FIXED) :]:
-        named = [sum([count[at] for count in found[facet].values()]) for at in (0, 1)]
-        if named[1] < all_calls:
-            found[facet][""] = [all_tokens - named[0], all_calls - named[1]]
+        if weight[facet] < all_calls:
+            found[facet][""] = all_tokens - sum(found[facet].values())
     return {facet: found[facet] for facet in order}, [cut(facet) for facet in left_out[: 2 * MOST_FACETS]]
 
 
-def _places(
-    labels: Mapping[str, Label], ranked: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[list[int], bool]]:
+def _places(labels: Iterable[str], ranked: Mapping[str, Sequence[str]]) -> dict[str, Group]:
     """Return where the names of each label stand in each facet, and whether another model was used."""
     place = {facet: {name: at for at, name in enumerate(names)} for facet, names in ranked.items()}
-    found = {}
-    for text, label in labels.items():
+    found: dict[str, Group] = {}
+    same: dict[Group, Group] = {}  # labels are many, and what is kept of them is alike
+    for text in labels:
+        label = Label.parse(text)
         own = _names_of(label)
-        at = [places[own.get(facet, "")] for facet, places in place.items()]
-        found[text] = at, label.model != label.model_asked
+        at = tuple([names.get(own.get(facet, ""), len(names)) for facet, names in place.items()])
+        group = at, label.model != label.model_asked
+        found[text] = same.setdefault(group, group)
     return found
 
 
 def _rows(
     sums: Iterable[Sum],
-    places: Mapping[str, tuple[list[int], bool]],
+    places: Mapping[str, Group],
     room: Sequence[int],
     step: int,
     most_rows: int,
@@ -187,15 +187,15 @@ def _rows(
 
     A name without room is at the place after the last: "everything else".
     """
-    groups: dict[str, tuple[tuple[int, ...], bool]] = {}
+    groups: dict[Group, tuple[int, ...]] = {}
     endings = {ending: at for at, ending in enumerate(ENDINGS)}
     found: dict[tuple[int, ...], list[float]] = {}
     for one in sums:
-        group = groups.get(one.label)
-        if group is None:
-            at, degraded = places[one.label]
-            group = groups[one.label] = tuple(map(min, at, room)), degraded
-        key = (one.period // step * step, *group[0], endings[one.ending], int(group[1]))
+        group = places[one.label]
+        at = groups.get(group)
+        if at is None:
+            at = groups[group] = tuple(map(min, group[0], room))
+        key = (one.period // step * step, *at, endings[one.ending], int(group[1]))
         counts = found.get(key)
         if counts is None and len(found) >= most_rows:
             return None

@@ -64,6 +64,7 @@
     return value === "" ? "(none)" : value;
   };
   const plain = (facet, place) => Boolean(data.values[facet][place]);
+  const rest = (facet, place) => Number(data.values[facet][place] === null);
   const titleOf = (facet) => ({ provider: "Provider", model: "Model", ending: "Ending" })[facet] ?? bare(facet);
 
   // -- elements ------------------------------------------------------------------------------------------
@@ -318,12 +319,13 @@
     }, bdi(text));
   };
 
-  // Rows of a facet, those with most tokens first; pressing a name shows only that.
+  // Rows of a facet, those with most tokens first and everything else last; pressing a name shows only that.
   const ranking = (target, key, facet, rows, caption, first, measure = "tokens") => {
     const groups = [...grouped(rows, (row) => row[at[facet]])]
-      .sort(([a, x], [b, y]) => y[measure] - x[measure] || y.calls - x.calls || a - b);
+      .sort(([a, x], [b, y]) => rest(facet, a) - rest(facet, b) || y[measure] - x[measure] || y.calls - x.calls || a - b);
     const whole = groups.reduce((total, [, sum]) => total + sum[measure], 0);
-    const top = Math.max(0, ...groups.map(([, sum]) => sum[measure]));
+    // Of everything else the bar may be full: it is no name among names.
+    const top = Math.max(0, ...groups.filter(([place]) => !rest(facet, place)).map(([, sum]) => sum[measure]));
     if (!groups.length) return target.replaceChildren(nothing("No call matches the filters."));
     const open = shown.all.has(key);
     const lines = groups.slice(0, open ? groups.length : FEW).map(([place, sum]) =>
@@ -353,6 +355,7 @@
 
   const summary = (sum, rows) => {
     byId("total-tokens").textContent = count(sum.tokens);
+    byId("total-tokens").classList.toggle("long", count(sum.tokens).length > 11);
     byId("total-unit").textContent = `${sum.tokens === 1 ? "token" : "tokens"} in ${many(sum.calls, "call")}`;
     const broken = rows.reduce((total, row) =>
       ["ok", "blocked"].includes(data.values.ending[row[at.ending]]) ? total : total + row[at.calls], 0);
@@ -414,7 +417,7 @@
 
   const budgets = () => {
     const target = byId("budgets");
-    byId("standing").textContent = `as of ${minute(data.made)} UTC, whatever the time chosen`;
+    byId("standing").textContent = `as of ${minute(data.made)} UTC`;
     const found = data.budgets.filter((one) => {
       const facet = `dimension:${one.dimension}`;
       const place = chosen.facets[facet];
@@ -431,14 +434,16 @@
       const filled = limited ? Math.min(one.used, one.limit) : 0;
       return el("tr", { "data-name": `${one.dimension}=${one.identifier}`, "data-used": one.used, "data-limit": one.limit ?? "" },
         el("th", { scope: "row" }, el("span", { class: "name" }, el("span", { class: "of" }, bdi(one.dimension), " "), bdi(one.identifier)),
+          heading(one) ? el("span", { class: "narrow" }, heading(one)) : null,
           limited ? bar([[tone, filled], ["calls", held], ["track", one.limit - filled - held]], one.limit) : null),
-        el("td", { class: "strong" }, count(one.used)),
-        el("td", { class: "soft" }, limited ? count(one.limit) : "no limit"),
+        // On a phone limit and outlook have no columns of their own.
+        el("td", { class: "strong" }, count(one.used), el("span", { class: "narrow" }, limited ? `of ${count(one.limit)}` : "no limit")),
+        el("td", { class: "soft less" }, limited ? count(one.limit) : "no limit"),
         el("td", { class: `state-${level}` }, limited ? share(one.used, one.limit) : ""),
         el("td", { class: "soft less" }, heading(one)));
     });
     return target.replaceChildren(
-      table("How budgets stand", [["Budget"], ["Used"], ["Limit"], ["Used up"], ["Outlook", "less"]], lines),
+      table("How budgets stand", [["Budget"], ["Used"], ["Limit", "less"], ["Used up"], ["Outlook", "less"]], lines),
       ...more("budgets", found.length),
       ...(data.budgets_left_out ? [nothing(`${count(data.budgets_left_out)} more, less in need of a look: tokencap status --all`)] : []));
   };
@@ -451,7 +456,7 @@
 
   const notes = (sum) => {
     const lines = [
-      "Tokens are what budgets were charged: input and output, as the providers reported them. Input includes what was read from and written to a cache; output includes reasoning. All times are UTC.",
+      "Tokens are what budgets were charged: input and output, as the providers reported them. Input includes what was read from and written to a cache; output includes reasoning. All times are UTC. Budgets are as they stood when the report was made, whatever the time chosen.",
     ];
     if (sum.estimated) lines.push(`${many(sum.estimated, "call")} in this selection ended without a full report of the provider; ${sum.estimated === 1 ? "its amount is" : "their amounts are"} estimated.`);
     for (const [facet, number] of Object.entries(data.rest)) {
