@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .._entry import Ahead, KnownBudget, Sum
     from ..backends.protocol import LedgerBackend
 
-__all__ = ["Burn", "Standing", "burns_of", "parse_key", "spell", "standings", "unknown_budget"]
+__all__ = ["Burn", "Standing", "burns_of", "parse_key", "spell", "standings", "unknown_budget", "urgency"]
 
 _AT_ONCE = 500
 _MINUTE = 60
@@ -138,11 +138,11 @@ def standings(
             Standing(state, one.override, burns.get(one.key, Burn()), now, one.thresholds)
             for one, state in zip(some, states)
         ]
-    return sorted(found, key=_urgency)
+    return sorted(found, key=urgency)
 
 
-def _urgency(one: Standing) -> tuple[Any, ...]:
-    # In use before what is not, then the fullest; the names at last, so that the order is always the same.
+def urgency(one: Standing) -> tuple[Any, ...]:
+    """Return what to sort by: in use before what is not, then the fullest, then the name."""
     in_use = one.burn.per_minute > 0 or one.state.reserved > 0
     return not in_use, one.state.unlimited, -one.share, -one.state.used, one.state.key
 

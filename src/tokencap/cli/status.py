@@ -88,7 +88,7 @@ def render(found: Sequence[Standing], name: str, now: float, look: Look, most: i
     return lines
 
 
-def rows(found: Sequence[Standing], look: Look) -> list[str]:
+def rows(found: Sequence[Standing], look: Look, title: str = "budget") -> list[str]:
     """Return the table of budgets."""
     cells: list[list[Cell | Bar | str]] = [
         [
@@ -104,7 +104,7 @@ def rows(found: Sequence[Standing], look: Look) -> list[str]:
         ]
         for one in found
     ]
-    names = ["budget", " ", "", "used", "limit", "held", "per min", "next", "lasts"]
+    names = [title, " ", "", "used", "limit", "held", "per min", "next", "lasts"]
     return table(names, cells, look, "lbrrrrrll", ["next", "held", "per min", "limit", " "])
 
 
