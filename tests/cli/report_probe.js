@@ -16,6 +16,7 @@ window.probe = (() => {
 
   return {
     text: (place) => document.querySelector(place).textContent,
+    texts: (place) => all(place).map((one) => one.textContent),
     click: (place) => document.querySelector(place).click(),
     number: (place) => Number(document.querySelector(place)?.dataset.value ?? 0),
     figures: () => Object.fromEntries(all("#figures dd[id]").map((one) => [one.id.slice(7), Number(one.dataset.value)])),

@@ -430,13 +430,27 @@ def test_every_number_of_the_page_is_that_of_the_ledger(page: Page) -> None:
     }
     assert page.ask("table", "#budgets", "limit")["tenant=acme"] == 1_000
     # One dimension is shown, and another when it is asked for.
-    assert page.ask("table", "#by-identifier") == {"s": 36_641}
-    page.ask("set", "#pick-dimension select", "dimension:tenant")
     assert page.ask("table", "#by-identifier") == by("tenant", CALLS)
+    page.ask("set", "#pick-dimension select", "dimension:session")
+    assert page.ask("table", "#by-identifier") == {"s": 36_641}
     assert page("document.querySelectorAll('img').length") == 0
     # The table beside a chart says the same.
     lines = page.ask("cells", "#chart-tokens")
     assert sum(int(cell.replace(",", "")) for line in lines for cell in line[1:4]) == 36_641
+
+
+def test_the_columns_over_time_are_made_of_whatever_is_asked_for(page: Page) -> None:
+    page.ask("set", "#split", "dimension:tenant")
+    found: Counter[tuple[int, str]] = Counter()
+    ranked = sorted(by("tenant", CALLS).items(), key=lambda item: -item[1])
+    names = {name: colour for (name, _), colour in zip(ranked, ("one", "two", "three", "four"))}
+    for one in CALLS:
+        if one.tokens:
+            found[int(START + one.hour * 3_600) // 900 * 900, names[one.tenant]] += one.tokens
+    assert page.columns("#plot-tokens") == found
+    assert page.ask("texts", "#chart-tokens .legend li") == [name for name, _ in ranked]
+    page.ask("set", "#split", "")
+    assert page.columns("#plot-tokens") == drawn(CALLS)
 
 
 def test_filters_change_every_number_and_chart(page: Page) -> None:
@@ -511,7 +525,7 @@ def test_the_page_can_be_used_by_everyone(page: Page) -> None:
     said = "document.querySelector('#plot-tokens').getAttribute('aria-valuetext')"
     page.key("Home")
     assert ": 3,530 tokens" in page(said)
-    assert "input 1,512 · input from a cache 1,500 · output 518 · 2 calls in all" in page(said)
+    assert "Input 1,512 · Input from a cache 1,500 · Output 518 · 2 calls in all" in page(said)
     page.key("ArrowRight")
     assert ": 0 tokens" in page(said)
     page.key("End")

@@ -16,7 +16,13 @@
 
   // What is chosen: positions in data.values by facet, and a range of time (seconds, UTC; null: open).
   const chosen = { facets: {}, from: null, to: null };
-  const shown = { dimension: DIMENSIONS[0], tag: TAGS[0], all: new Set() };
+  // Of several, first the one with most names that go on a screen: a thousand sessions say less than ten tenants.
+  const first = (facets) => {
+    const names = (facet) => data.values[facet].length + (data.rest[facet] ?? 0);
+    const use = (facet) => (names(facet) <= 16 ? names(facet) : -names(facet));
+    return [...facets].sort((a, b) => use(b) - use(a))[0];
+  };
+  const shown = { dimension: first(DIMENSIONS), tag: first(TAGS), split: "", series: [], all: new Set() };
 
   // -- words ---------------------------------------------------------------------------------------------
 
@@ -119,19 +125,35 @@
 
   // -- charts --------------------------------------------------------------------------------------------
 
+  // What columns and bars are made of: a name, a colour, and what a row adds to it.
   const KINDS = [
-    { name: "Input", key: "input", of: (sum) => Math.max(0, sum.input - sum.cached) },
-    { name: "Input from a cache", key: "cached", of: (sum) => Math.min(sum.cached, sum.input) },
-    { name: "Output", key: "output", of: (sum) => sum.output },
+    { name: "Input", key: "input", of: (row) => Math.max(0, row[at.input] - row[at.cached]) },
+    { name: "Input from a cache", key: "cached", of: (row) => Math.min(row[at.cached], row[at.input]) },
+    { name: "Output", key: "output", of: (row) => row[at.output] },
   ];
   const STOPS = [
-    { name: "Blocked", key: "blocked", of: (sum) => sum.blocked },
-    { name: "Degraded", key: "degraded", of: (sum) => sum.degraded },
+    { name: "Blocked", key: "blocked", of: (row) => (row[at.ending] === BLOCKED ? row[at.calls] : 0) },
+    { name: "Degraded", key: "degraded", of: (row) => (row[at.degraded] ? row[at.calls] : 0) },
   ];
+  // The names of a facet with most tokens, and the others as one.
+  const COLOURS = ["one", "two", "three", "four", "five"];
+  const split = (facet, rows) => {
+    const tokens = (row) => row[at.input] + row[at.output];
+    const places = [...grouped(rows, (row) => row[at[facet]])]
+      .sort(([a, x], [b, y]) => rest(facet, a) - rest(facet, b) || y.tokens - x.tokens || a - b)
+      .map(([place]) => place);
+    const top = places.filter((place) => !rest(facet, place)).slice(0, COLOURS.length);
+    const series = top.map((place, n) => ({
+      name: nameOf(facet, place), place, key: COLOURS[n], of: (row) => (row[at[facet]] === place ? tokens(row) : 0),
+    }));
+    if (places.length > top.length) {
+      series.push({ name: "Everything else", key: "calls", of: (row) => (top.includes(row[at[facet]]) ? 0 : tokens(row)) });
+    }
+    return series.length ? series : KINDS;
+  };
 
-  const legend = (series) =>
-    el("ul", { class: "legend" }, series.map((one) =>
-      el("li", {}, el("span", { class: `swatch c-${one.key}`, "aria-hidden": "true" }), one.name)));
+  const legend = (series) => series.map((one) =>
+    el("li", {}, el("span", { class: `swatch c-${one.key}`, "aria-hidden": "true" }), bdi(one.name)));
 
   const niceTop = (most) => {
     const rough = Math.max(most, 4) / 4;
@@ -156,30 +178,26 @@
 
   const charts = [];
   // Columns over time, a part of each for each of the series. Wide charts and phones get their own drawing.
-  const columns = (target, { id, label, series, unit, height }) => {
+  const columns = (target, { id, label, unit, height }) => {
+    const key = el("ul", { class: "legend" });
     const readout = el("p", { class: "readout" });
     const plot = el("div", { class: "plot", id: `plot-${id}`, tabindex: "0", role: "slider", "aria-label": label, "aria-valuemin": "0" });
     const alt = el("div");
-    target.append(legend(series), readout, plot,
+    target.append(key, readout, plot,
       el("details", { class: "alt" }, el("summary", {}, "Show as a table"), alt));
-    let starts = [], sums = [], place = null, hits = [], brush = null, geometry = null;
+    let series = [], starts = [], values = [], totals = [], calls = [], place = null, hits = [], brush = null, geometry = null;
 
     const tell = (n) => {
       place = n;
       hits.forEach((hit, index) => hit.classList.toggle("on", index === n));
-      const sum = n === null ? null : sums[n];
-      if (sum) {
-        const parts = series.map((one) => `${one.name.toLowerCase()} ${count(one.of(sum))}`).join(" · ");
-        const whole = series.reduce((total, one) => total + one.of(sum), 0);
-        readout.replaceChildren(el("strong", {}, `${period(starts[n])}: ${many(whole, unit)}`), el("br"), `${parts} · ${many(sum.calls, "call")} in all`);
+      if (n !== null) {
+        const parts = series.map((one, k) => [bdi(one.name), ` ${count(values[n][k])} · `]);
+        readout.replaceChildren(el("strong", {}, `${period(starts[n])}: ${many(totals[n], unit)}`), el("br"), ...parts.flat(), `${many(calls[n], "call")} in all`);
         plot.setAttribute("aria-valuenow", n);
         plot.setAttribute("aria-valuetext", readout.textContent);
         return;
       }
-      const top = sums.reduce((best, one, index) => {
-        const whole = series.reduce((total, each) => total + each.of(one), 0);
-        return whole > best[0] ? [whole, index] : best;
-      }, [0, -1]);
+      const top = totals.reduce((best, whole, index) => (whole > best[0] ? [whole, index] : best), [0, -1]);
       readout.replaceChildren(...(top[1] < 0 ? [`No ${unit} in this time.`]
         : ["Most in ", el("strong", {}, period(starts[top[1]])), `: ${many(top[0], unit)}.`]));
       plot.setAttribute("aria-valuenow", 0);
@@ -189,7 +207,6 @@
     const draw = () => {
       const width = Math.max(220, Math.floor(plot.clientWidth));
       const tall = width < 520 ? Math.min(height, 190) : height;
-      const totals = sums.map((sum) => series.reduce((total, one) => total + one.of(sum), 0));
       const top = niceTop(Math.max(0, ...totals));
       const left = 44, bottom = 24, over = 8;
       const room = width - left, high = tall - bottom - over;
@@ -202,11 +219,11 @@
           svg("line", { class: tick ? "grid" : "base", x1: left, x2: width, y1: y(tick), y2: y(tick) }),
           svg("text", { class: "tick", x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
       }
-      sums.forEach((sum, n) => {
+      values.forEach((parts, n) => {
         const x = left + slot * n + (slot - wide) / 2;
         let floor = 0;
-        for (const one of series) {
-          const value = one.of(sum);
+        for (const [k, one] of series.entries()) {
+          const value = parts[k];
           if (!value) continue;
           const low = y(floor), up = y(floor + value);
           drawing.append(svg("rect", {
@@ -271,14 +288,22 @@
 
     const chart = {
       draw,
-      show(rows) {
+      show(rows, parts) {
         const [from, to] = range();
-        const groups = grouped(rows, (row) => row[at.period]);
+        series = parts;
         starts = [];
         for (let start = from; start < to; start += STEP) starts.push(start);
-        sums = starts.map((start) => groups.get(start) ?? fresh());
+        values = starts.map(() => series.map(() => 0));
+        calls = starts.map(() => 0);
+        for (const row of rows) {
+          const n = (row[at.period] - from) / STEP;
+          series.forEach((one, k) => { values[n][k] += one.of(row); });
+          calls[n] += row[at.calls];
+        }
+        totals = values.map((each) => each.reduce((total, value) => total + value, 0));
+        key.replaceChildren(...legend(series));
         alt.replaceChildren(listing(label, ["Time (UTC)", ...series.map((one) => one.name), "Calls"],
-          starts.map((start, n) => [period(start), ...series.map((one) => count(one.of(sums[n]))), count(sums[n].calls)])));
+          starts.map((start, n) => [period(start), ...values[n].map(count), count(calls[n])])));
         draw();
       },
     };
@@ -331,12 +356,18 @@
     const lines = groups.slice(0, open ? groups.length : FEW).map(([place, sum]) =>
       el("tr", { "data-name": nameOf(facet, place), "data-value": sum[measure], "data-calls": sum.calls },
         el("th", { scope: "row" }, picker(facet, place),
-          measure === "tokens" ? bar(KINDS.map((one) => [one.key, one.of(sum)]), top) : bar([[toneOf(facet, place), sum.calls]], top)),
+          measure === "tokens" ? bar(partsOf(facet, place, sum), top) : bar([[toneOf(facet, place), sum.calls]], top)),
         el("td", { class: "strong" }, count(sum[measure])),
         el("td", { class: "soft" }, share(sum[measure], whole)),
         measure === "tokens" ? el("td", { class: "soft less" }, count(sum.calls)) : null));
     const heads = [[first], [measure === "tokens" ? "Tokens" : "Calls"], ["Share"], ...(measure === "tokens" ? [["Calls", "less"]] : [])];
     target.replaceChildren(table(caption, heads, lines), ...more(key, groups.length));
+  };
+  // A bar has the colours of the chart above it.
+  const partsOf = (facet, place, sum) => {
+    if (!shown.split) return [["input", sum.input - sum.cached], ["cached", sum.cached], ["output", sum.output]];
+    const one = facet === shown.split ? shown.series.find((each) => each.place === place) : null;
+    return [[one?.key ?? "calls", sum.tokens]];
   };
   const more = (key, length) => length <= FEW ? [] : [el("button", {
     type: "button", class: "link", "aria-expanded": shown.all.has(key),
@@ -350,8 +381,8 @@
 
   // -- the parts of the page -----------------------------------------------------------------------------
 
-  const tokensChart = columns(byId("chart-tokens"), { id: "tokens", label: `Tokens over time, by ${span(STEP)}`, series: KINDS, unit: "token", height: 270 });
-  const stoppedChart = columns(byId("chart-stopped"), { id: "stopped", label: `Blocked and degraded calls over time, by ${span(STEP)}`, series: STOPS, unit: "call", height: 170 });
+  const tokensChart = columns(byId("chart-tokens"), { id: "tokens", label: `Tokens over time, by ${span(STEP)}`, unit: "token", height: 270 });
+  const stoppedChart = columns(byId("chart-stopped"), { id: "stopped", label: `Blocked and degraded calls over time, by ${span(STEP)}`, unit: "call", height: 170 });
 
   const summary = (sum, rows) => {
     byId("total-tokens").textContent = count(sum.tokens);
@@ -552,8 +583,9 @@
     const sum = rows.reduce(add, fresh());
     refresh();
     summary(sum, rows);
-    tokensChart.show(rows);
-    stoppedChart.show(rows);
+    shown.series = shown.split ? split(shown.split, rows) : KINDS;
+    tokensChart.show(rows, shown.series);
+    stoppedChart.show(rows, STOPS);
     ranking(byId("by-model"), "model", "model", rows, "Tokens by model", "Model");
     choosing("pick-dimension", DIMENSIONS, shown.dimension, "Dimension", (facet) => { shown.dimension = facet; });
     if (shown.dimension) ranking(byId("by-identifier"), shown.dimension, shown.dimension, rows, `Tokens by ${bare(shown.dimension)}`, bare(shown.dimension));
@@ -571,7 +603,10 @@
   };
 
   byId("scope").replaceChildren(`${minute(data.since)} – ${minute(data.until)} UTC`, el("span", { "aria-hidden": "true" }, "  ·  "), bdi(data.backend));
+  const splitting = el("select", { id: "split", "aria-label": "What the columns are made of", onchange: () => { shown.split = splitting.value; show(); } },
+    el("option", { value: "" }, "input and output"), FILTERS.map((facet) => el("option", { value: facet }, `by ${titleOf(facet)}`)));
   byId("per").textContent = `per ${span(STEP)}, UTC`;
+  byId("pick-split").append(splitting);
   build();
   show();
   let width = window.innerWidth;
