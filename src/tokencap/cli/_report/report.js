@@ -19,7 +19,7 @@
   // Of several, first the one with most names that go on a screen: a thousand sessions say less than ten tenants.
   const first = (facets) => {
     const names = (facet) => data.values[facet].length + (data.rest[facet] ?? 0);
-    const use = (facet) => (names(facet) <= 16 ? names(facet) : -names(facet));
+    const use = (facet) => (names(facet) < 2 ? -1e9 : names(facet) <= 16 ? names(facet) : -names(facet));
     return [...facets].sort((a, b) => use(b) - use(a))[0];
   };
   const shown = { dimension: first(DIMENSIONS), tag: first(TAGS), split: "", series: [], all: new Set() };
