@@ -148,5 +148,6 @@ NOT_SEEN = (
     NotSeen("/v2/batches", "spent when the batch runs; batches.retrieve(id) has its input and output tokens"),
     NotSeen("/v1/embed-jobs", "spent when the job runs; embed_jobs.get(id).meta has what is billed"),
     NotSeen("/v1/finetuning/finetuned-models", "trains at the provider"),
+    NotSeen("sagemaker_finetuning.chat", "a client of its own, over boto3, with other methods beside it"),
 )
 """What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""
