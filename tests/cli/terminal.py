@@ -23,7 +23,7 @@ PATIENCE = 60.0
 class Terminal:
     """What a person sees and types. `attributes`: how the terminal was set before the program."""
 
-    def __init__(self, argv: list[str], columns: int, lines: int) -> None:
+    def __init__(self, argv: list[str], columns: int, lines: int, program: list[str] | None = None) -> None:
         self._ours, self._theirs = pty.openpty()
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -31,7 +31,7 @@ class Terminal:
         self.resize(columns, lines)
         self.attributes = termios.tcgetattr(self._theirs)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, *argv],
+            [sys.executable, "-c", START, *(program or ["tokencap", *argv])],
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,
@@ -95,10 +95,12 @@ class Terminal:
 
 # The terminal becomes the one that Ctrl-C and a change of size reach the program through.
 START = """
-import fcntl, sys, termios
+import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+if sys.argv[1] != "tokencap":
+    os.execvp(sys.argv[1], sys.argv[1:])
 from tokencap.cli.main import main
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[2:]))
 """
 
 

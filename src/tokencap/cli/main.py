@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import TokencapError
-from . import changes, changing, report, run, status, usage, watch
+from . import changes, changing, completion, report, run, status, usage, watch
 from .console import Console
 from .options import EXIT_ERROR, EXIT_OK, EXIT_USAGE, EXITS, Parser
 from .store import CONFIG, settled
 
 __all__ = ["main", "parse", "parser"]
 
-_COMMANDS = (status, usage, watch, report, run, changing, changes)
+_COMMANDS = (status, usage, watch, report, run, changing, changes, completion)
 
 
 def parser() -> argparse.ArgumentParser:
