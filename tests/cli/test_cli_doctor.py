@@ -14,10 +14,11 @@ from command import Clock, Command, filled, policy, spend
 
 import tokencap
 from tokencap import Guard
+from tokencap._coverage import Coverage
 from tokencap._entry import Entry, Label
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.cli import checks, checks_file, checks_store
+from tokencap.cli import checks, checks_file, checks_store, doctor
 from tokencap.cli.doctor import render
 from tokencap.cli.findings import NOTE, WELL, WRONG, Finding
 from tokencap.cli.main import main
@@ -57,7 +58,20 @@ def path(tmp_path: Path) -> Path:
 # -- the command -----------------------------------------------------------------------------------------
 
 
-def test_where_all_is_well_it_says_so(place: str, tokencap_: Command) -> None:
+@pytest.fixture(scope="module")
+def seen() -> Coverage:
+    """Read the SDKs' sources once, which takes a second."""
+    assert doctor.coverage is tokencap.coverage
+    return tokencap.coverage()
+
+
+@pytest.fixture
+def once(seen: Coverage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "coverage", lambda: seen)
+
+
+@pytest.mark.usefixtures("once")
+def test_where_all_is_well_it_says_so(place: str, tokencap_: Command, seen: Coverage) -> None:
     filled(place)
     done = tokencap_("doctor", "--json")
     answer = done.json()
@@ -70,7 +84,6 @@ def test_where_all_is_well_it_says_so(place: str, tokencap_: Command) -> None:
     assert any(
         one.what == "the 5 calls of the last 7 days were charged what the provider reported" for one in found
     )
-    seen = tokencap.coverage()
     assert answer["sdks"] == seen.sdks
     assert answer["coverage"] == [
         {**row._asdict(), "status": row.status.value, "methods": list(row.methods)} for row in seen.rows
@@ -80,6 +93,7 @@ def test_where_all_is_well_it_says_so(place: str, tokencap_: Command) -> None:
     assert any("messages.batches.create()" in one.what for one in found if one.area == "guarded")
 
 
+@pytest.mark.usefixtures("once")
 def test_what_is_wrong_is_in_the_exit_status_and_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     Path("tokencap.toml").write_text("limit = -1\nbackend = 'sqlite:gone/t.db'\n")
     assert main(["doctor"]) == 1
