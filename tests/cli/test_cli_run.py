@@ -403,9 +403,7 @@ def test_many_runs_share_a_budget_and_are_told_apart_by_tags(loopback: LoopbackP
     app("app.py", "call()")
     same = ["--limit", "100", "--id", "session=nightly"]
     statuses = [
-        run(
-            "--limit", "100", "--id", "session=nightly", *(f"--tag={tag}" for tag in tags), "app.py"
-        ).returncode
+        run(*same, *(f"--tag={tag}" for tag in tags), "app.py").returncode
         for tags in (["agent=planner", "env=test"], ["agent=writer"])
     ]
     assert statuses == [0, 1]
