@@ -80,6 +80,7 @@ class CallSession:
         """Tokens the prompt cannot pass, as far as is known."""
         self.span: CallSpan | None = None
         """What OpenTelemetry is told of the call, where the SDK does not tell it."""
+        self.labelled: tuple[str, str] | None = None  # for which model, and how
         self._exact = exact
         self._reservation: Reservation | None = None
         self._held = 0
@@ -196,7 +197,7 @@ class CallSession:
         runtime.learned.learn(self, self._held)
         runtime.branch.spend(tokens)
         # What would have been warned is known only once it is settled.
-        if runtime.observed and not self.plan.observes:
+        if not self.plan.observes and runtime.observed:
             runtime.note(self._record(ending, tokens))
         entry = self._entry(ending, tokens) if runtime.ledger else None
         try:
@@ -209,7 +210,7 @@ class CallSession:
             return
         finally:
             runtime.queue.wake()
-            if runtime.observed and self.plan.observes:
+            if self.plan.observes and runtime.observed:
                 runtime.note(self._record(ending, tokens))
         runtime.observe_states(settlement.states)
         if settlement.passed:

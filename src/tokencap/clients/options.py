@@ -71,16 +71,22 @@ _NOT_GIVEN = frozenset({"NotGiven", "Omit"})
 
 def _body_of(options: Any) -> dict[str, Any]:
     body: dict[str, Any] = {}
-    for part in (options.json_data, _json(_raw_body(options)[1]), getattr(options, "extra_json", None)):
-        if isinstance(part, Mapping):
+    raw = _raw_body(options)[1]
+    for part in (options.json_data, raw and _json(raw), _field(options, "extra_json")):
+        if part.__class__ is dict or isinstance(part, Mapping):
             body.update({k: v for k, v in part.items() if v.__class__.__name__ not in _NOT_GIVEN})
     return body
+
+
+def _field(options: Any, name: str) -> Any:
+    # Straight to the fields: pydantic is slow to say that one is missing.
+    return options.__dict__.get(name)
 
 
 def _raw_body(options: Any) -> tuple[str, bytes | str | None]:
     """Return the option that holds the body when it was given as bytes or text, and that body."""
     for name in ("content", "json_data"):
-        value = getattr(options, name, None)
+        value = _field(options, name)
         if isinstance(value, (bytes, str)):
             return name, value
     return "", None
@@ -131,7 +137,7 @@ class OptionsExchange(Exchange):
             return
         options = copy.copy(self.options)
         # What is in extra_body is laid over the rest by the SDK, so it is changed there.
-        extra = getattr(options, "extra_json", None)
+        extra = _field(options, "extra_json")
         if isinstance(extra, Mapping) and any(name in extra for name in changes):
             options.extra_json = {**extra, **{k: v for k, v in changes.items() if k in extra}}
         name, raw = _raw_body(options)

@@ -20,6 +20,12 @@ class ChatTally(Tally):
         fields = fields_of(payload)
         choices = fields.get("choices")
         usage = fields.get("usage")
+        if usage is None:
+            text = _only_text(choices)
+            if text:
+                self.characters += len(text)
+                self.awaited = False
+                return False
         found = None if usage is None else self.usage_of(usage)
         if found is not None:
             # Compatible servers repeat cumulative usage; the last one counts.
@@ -36,6 +42,21 @@ class ChatTally(Tally):
         return False
 
 
+def _only_text(choices: Any) -> str:
+    """Return the text of a chunk that holds a piece of it and nothing else, as most do; else nothing."""
+    try:
+        (choice,) = choices
+        fields = choice if choice.__class__ is dict else choice.__dict__
+        delta = fields["delta"]
+        parts = delta if delta.__class__ is dict else delta.__dict__
+        text: str = parts["content"]
+        if text.__class__ is str and fields["finish_reason"] is None and not parts.get("tool_calls"):
+            return text
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    return ""
+
+
 def _delta_size(choice: Any) -> int:
     fields = fields_of(choice)
     delta = fields.get("delta")
@@ -44,7 +65,7 @@ def _delta_size(choice: Any) -> int:
         return len(text) if isinstance(text, str) else 0
     parts = fields_of(delta)
     text = parts.get("content")
-    if isinstance(text, str) and not parts.get("tool_calls"):
+    if text and isinstance(text, str) and not parts.get("tool_calls"):
         return len(text)
     size = 0
     for name in ("content", "refusal", "reasoning", "reasoning_content"):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics"]
 
+_API = api.__name__
 _MOST_BUDGETS = 10_000
 # As the semantic conventions advise for gen_ai.client.token.usage.
 _BUCKETS = [4**power for power in range(14)]
@@ -100,9 +101,15 @@ class Metrics:
 
     def __init__(self, provider: Any, identifiers: frozenset[str]) -> None:
         self._instruments = _shared.of(provider)
+        self._given = provider is not None
         self._identifiers = identifiers
         self._states: dict[BudgetKey, BudgetState] = {}
         self._instruments.users.add(self)
+
+    @property
+    def collected(self) -> bool:
+        """False while the process has no meter provider but the stand-ins of the API."""
+        return self._given or not type(api.get_meter_provider()).__module__.startswith(_API)
 
     def call_ended(self, record: CallRecord) -> None:
         """Count the tokens of a call on each of its dimensions, and what the provider reported of it."""

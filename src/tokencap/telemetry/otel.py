@@ -47,6 +47,11 @@ class Observer:
         self._metrics = metrics
         self._spans = spans
 
+    @property
+    def collected(self) -> bool:
+        """False while nobody collects what is told of calls."""
+        return self._metrics.collected
+
     def begin(self, session: Any) -> CallSpan | None:
         """Return a new span for a call, if it is to have one."""
         return None if self._spans is None else self._spans.begin(session)
