@@ -173,12 +173,14 @@ class OptionsExchange(Exchange):
 
     def visible(self, event: Any) -> Any:
         """Return an event as it would have come had we not asked for usage."""
-        if self.hides_usage:
+        if not self.hides_usage:
+            return event
+        try:
+            if event.usage is None:
+                event.__pydantic_fields_set__.discard("usage")
+        except AttributeError:
             if isinstance(event, dict):
                 return {name: item for name, item in event.items() if name != "usage" or item is not None}
             if getattr(event, "usage", 0) is None:
-                given: Any = getattr(event, "__pydantic_fields_set__", None)
-                if given is None:
-                    given = getattr(event, "__fields_set__", set())
-                given.discard("usage")
+                getattr(event, "__fields_set__", set()).discard("usage")  # pydantic 1
         return event

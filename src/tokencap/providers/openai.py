@@ -17,15 +17,21 @@ class ChatTally(Tally):
     """Usage of a chat or legacy completion: in the reply, or in one late chunk of a stream if asked for."""
 
     def event(self, payload: Any) -> bool:
+        # A piece of text and nothing else, as most chunks are.
+        try:
+            if payload.usage is None:
+                (choice,) = payload.choices
+                delta = choice.delta
+                text = delta.content
+                if text.__class__ is str and text and not (choice.finish_reason or delta.tool_calls):
+                    self.characters += len(text)
+                    self.awaited = False
+                    return False
+        except (AttributeError, TypeError, ValueError):
+            pass
         fields = fields_of(payload)
         choices = fields.get("choices")
         usage = fields.get("usage")
-        if usage is None:
-            text = _only_text(choices)
-            if text:
-                self.characters += len(text)
-                self.awaited = False
-                return False
         found = None if usage is None else self.usage_of(usage)
         if found is not None:
             # Compatible servers repeat cumulative usage; the last one counts.
@@ -40,21 +46,6 @@ class ChatTally(Tally):
             if fields_of(choice).get("finish_reason") is not None:
                 self.awaited = True
         return False
-
-
-def _only_text(choices: Any) -> str:
-    """Return the text of a chunk that holds a piece of it and nothing else, as most do; else nothing."""
-    try:
-        (choice,) = choices
-        fields = choice if choice.__class__ is dict else choice.__dict__
-        delta = fields["delta"]
-        parts = delta if delta.__class__ is dict else delta.__dict__
-        text: str = parts["content"]
-        if text.__class__ is str and fields["finish_reason"] is None and not parts.get("tool_calls"):
-            return text
-    except (AttributeError, KeyError, TypeError, ValueError):
-        pass
-    return ""
 
 
 def _delta_size(choice: Any) -> int:
