@@ -9,8 +9,9 @@ TRACED := $(VENV)/instrumentation
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-# An activated environment or a stray path must not leak into these.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# An activated environment or a stray path must not leak into these; and the many processes of the tests
+# must not compile everything anew each time.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo smoke test test-ordeal lint test-transparency test-instrumentation test-versions test-frameworks \

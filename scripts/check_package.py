@@ -26,6 +26,9 @@ IN_WHEEL = (
     "tokencap/_loopback/__init__.py",
     "tokencap/backends/_lua/reserve.lua",
     "tokencap/cli/_site/sitecustomize.py",
+    "tokencap/cli/_report/report.html",
+    "tokencap/cli/_report/report.css",
+    "tokencap/cli/_report/report.js",
 )
 IN_SDIST = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "docker-compose.yml"),

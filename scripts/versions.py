@@ -24,15 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venv" / "versions"
 MINORS = range(9, 14)
 
-# The oldest supported: both have the one `request` through which every call goes. They were written for
-# an httpx that still took `proxies=`, which 0.28 does not.
+# The oldest supported, as in the extras. The first two were written for an httpx that still took `proxies=`,
+# which 0.28 does not, and those of Gemini and Mistral ask for 0.28: so they come in two lots.
+_LATER = "; python_version >= '3.10'"
 SDKS = {
-    "oldest": ["anthropic==0.40.0", "openai==1.40.0", "httpx<0.28"],
-    "newest": ["anthropic", "openai"],
+    "oldest": ["anthropic==0.40.0", "openai==1.40.0", "cohere==5.21.0", "httpx<0.28"],
+    "mixed": ["anthropic", "openai", f"google-genai==2.18.0{_LATER}", f"mistralai==3.0.0{_LATER}"],
+    "newest": ["anthropic", "openai", "cohere", f"google-genai{_LATER}", f"mistralai{_LATER}"],
 }
 TOOLS = ["pytest>=8", "hypothesis", "redis", "typing_extensions"]
 MATRIX = ["tests/providers"]
-SHOWN = ("anthropic", "openai", "httpx", "pydantic")
+SHOWN = ("anthropic", "openai", "cohere", "google-genai", "mistralai", "httpx", "pydantic")
 
 
 class Outcome(NamedTuple):
@@ -49,7 +51,7 @@ class Outcome(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the call matrix on every Python with old and new SDKs.")
     parser.add_argument("--python", action="append", metavar="3.N", help="only this version; may be repeated")
-    parser.add_argument("--sdks", choices=list(SDKS), help="only the oldest or the newest SDKs")
+    parser.add_argument("--sdks", choices=list(SDKS), help="only this lot of SDKs")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1), help="how many at a time")
     arguments = parser.parse_args()
 

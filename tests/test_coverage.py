@@ -14,23 +14,33 @@ from typing import Any
 import pytest
 
 import tokencap
-from tokencap import Coverage, CoverageRow, CoverageStatus, Guard, Policy, Provider
+import wire_cohere  # noqa: F401  adds its clients
+import wire_gemini  # noqa: F401
+import wire_mistral  # noqa: F401
+from tokencap import Coverage, CoverageRow, CoverageStatus, Guard, Policy, Provider, _coverage
 from tokencap.backends.memory import MemoryBackend
 from tokencap.clients import passing
 from tokencap.clients.methods import Methods, methods_of, sdk_version
 from tokencap.providers import PROVIDERS
 from tokencap.providers.coverage import place_of, places
-from wire import Wire, at, done, drive, reply_json
+from wire import Missing, Wire, at, done, drive, reply_json
 
 ROOT = Path(__file__).parents[1]
-SDKS = {"anthropic": Provider.ANTHROPIC, "openai": Provider.OPENAI}
+STAINLESS = {"anthropic": Provider.ANTHROPIC, "openai": Provider.OPENAI}
+OTHERS = {"google.genai": Provider.GEMINI, "mistralai": Provider.MISTRAL, "cohere": Provider.COHERE}
 
 _methods = functools.cache(methods_of)
 
 
-@pytest.fixture(params=list(SDKS))
+def installed(package: str) -> str:
+    if sdk_version(package) is None:
+        pytest.skip(f"{package} is not installed")
+    return package
+
+
+@pytest.fixture(params=[*STAINLESS, *OTHERS])
 def sdk(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    return installed(request.param)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -41,6 +51,7 @@ def is_async(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(autouse=True)
 def nothing_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passing, "_passed", {})
+    monkeypatch.setattr(_coverage, "methods_of", _methods)  # reading the sources once is enough
 
 
 def unclassified(provider: Provider, methods: Methods) -> dict[str, list[str]]:
@@ -60,14 +71,16 @@ def unclassified(provider: Provider, methods: Methods) -> dict[str, list[str]]:
 
 
 def test_every_method_of_the_sdk_that_posts_or_connects_is_in_a_table(sdk: str) -> None:
-    methods = _methods(sdk)
+    methods, provider = _methods(sdk), {**STAINLESS, **OTHERS}[sdk]
+    assert len(methods.posts) > 15
     assert methods.unread == (), "these post to somewhere that could not be read; see clients/methods.py"
-    assert unclassified(SDKS[sdk], methods) == {}, (
-        f"new in {sdk} {sdk_version(sdk)}: say in providers/{sdk}.py whether they spend tokens "
+    assert unclassified(provider, methods) == {}, (
+        f"new in {sdk} {sdk_version(sdk)}: say in providers/{provider}.py whether they spend tokens "
         "(ENDPOINTS, NOT_SEEN) or not (FREE, MANAGED)"
     )
 
 
+@pytest.mark.parametrize("sdk", STAINLESS)
 def test_the_methods_read_from_the_source_are_those_of_a_client(sdk: str, is_async: bool) -> None:
     """Each is called on a client whose `request` notes where it was going: there, and nowhere else."""
     client = Wire().client(sdk, is_async)
@@ -113,6 +126,24 @@ def test_the_methods_read_from_the_source_are_those_of_a_client(sdk: str, is_asy
             driven += 1
             assert {re.sub(r"(?<=/)x(?=/|$)", "{}", url) for url in went} <= {path}, name
     assert driven >= 0.6 * len(by_path)
+
+
+@pytest.mark.parametrize("sdk", OTHERS)
+def test_the_methods_of_other_generators_are_those_of_a_client_too(sdk: str) -> None:
+    methods, provider = _methods(installed(sdk)), str(OTHERS[sdk])
+    names = {name for found in [*methods.posts.values(), methods.connects] for name in found}
+    client = Wire().client(provider, False)
+    faces = [client, getattr(client, "aio", client)]
+    assert {name for name in names if not any(reached(face, name) for face in faces)} == set()
+
+
+def reached(client: Any, name: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some say that they are experimental
+            return callable(at(client, name))
+    except (Missing, ImportError):  # of a package that websockets need
+        return False
 
 
 NEW_SDK = '''
@@ -175,6 +206,92 @@ def test_a_method_that_is_new_in_an_sdk_is_noticed_by_name(new_sdk: Methods) -> 
     assert new_sdk.unread == ("thoughts.hidden",)
 
 
+SPEAKEASY = '''
+class Fresh(BaseSDK):
+    thoughts: "Thoughts"
+
+class Thoughts(BaseSDK):
+    def ask(self, *, id: str) -> Thought:
+        req = self._build_request(
+            method="POST",
+            path="/v1/thoughts/{id}#stream",
+        )
+
+    async def ask_async(self, *, id: str) -> Thought:
+        req = self._build_request_async(
+            method="POST",
+            path="/v1/thoughts/{id}",
+        )
+
+    def hidden(self) -> Thought:
+        req = self._build_request(method="POST", path=PATH)
+
+    async def connect(self) -> Connection:
+        """Connect."""
+'''
+
+GENAI = '''
+class Client:
+  @property
+  def thoughts(self) -> Thoughts:
+    return Thoughts(self._api_client)
+
+class Thoughts(_api_module.BaseModule):
+  def _ask(self, *, id: str) -> Thought:
+    path = '{id}:askNow'.format_map(url)
+    response = self._api_client.request(
+        'post', path, request_dict, http_options
+    )
+
+  def ask(self, *, id: str) -> Thought:
+    return self._ask(id=id)
+
+  def hidden(self) -> Thought:
+    return self._api_client.request('post', PATH)
+
+  def list(self) -> Thought:
+    path = 'thoughts'
+    return self._api_client.request('get', path)
+
+  async def connect(self) -> Connection:
+    """Connect."""
+'''
+
+FERN = """
+class RawThoughtsClient:
+    def ask(self, id: str) -> HttpResponse[Thought]:
+        _response = self._client_wrapper.httpx_client.request(
+            f"v1/thoughts/{encode_path_param(id)}",
+            method="POST",
+        )
+
+    def hidden(self) -> HttpResponse[Thought]:
+        _response = self._client_wrapper.httpx_client.request(PATH, method="POST")
+
+    def get(self) -> HttpResponse[Thought]:
+        _response = self._client_wrapper.httpx_client.request("v1/thoughts", method="GET")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "path", "connects"),
+    [
+        ("client/sdk.py", SPEAKEASY, "/v1/thoughts/{}", ("thoughts.connect",)),
+        ("client.py", GENAI, "/{}:askNow", ("thoughts.connect",)),
+        ("thoughts/raw_client.py", FERN, "/v1/thoughts/{}", ()),
+    ],
+)
+def test_so_is_one_of_an_sdk_of_another_generator(
+    module: str, source: str, path: str, connects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"fresh_{module.count('/')}{len(source)}"
+    file = tmp_path / name / module
+    file.parent.mkdir(parents=True)
+    file.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert methods_of(name) == Methods({path: ("thoughts.ask",)}, connects, ("thoughts.hidden",))
+
+
 def test_an_sdk_that_is_not_installed_has_no_methods() -> None:
     assert methods_of("no_such_sdk") == Methods({}, (), ())
     assert sdk_version("no_such_sdk") is None
@@ -215,8 +332,6 @@ def test_the_report_names_the_versions_it_is_about(monkeypatch: pytest.MonkeyPat
     assert report.sdks["openai"] == importlib.import_module("openai").__version__
     assert f"openai {report.sdks['openai']}" in str(report).splitlines()[0]
 
-    from tokencap import _coverage
-
     monkeypatch.setattr(_coverage, "sdk_version", lambda package: None)
     monkeypatch.setattr(_coverage, "methods_of", lambda package: Methods({}, (), ()))
     bare = tokencap.coverage()
@@ -234,8 +349,6 @@ def test_the_report_prints_as_a_table() -> None:
 
 
 def test_a_place_in_no_table_is_reported_as_such(new_sdk: Methods, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tokencap import _coverage
-
     monkeypatch.setattr(
         _coverage, "methods_of", lambda package: new_sdk if package == "openai" else _methods(package)
     )

@@ -51,6 +51,14 @@ def test_the_version_is_one_and_the_changelog_knows_it() -> None:
     assert tokencap.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_the_oldest_sdks_that_the_extras_allow_are_those_that_are_tested() -> None:
+    tried = dict(re.findall(r"\"([a-z-]+)==([\d.]+)", (ROOT / "scripts" / "versions.py").read_text()))
+    extras = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
+    bounds = dict(re.findall(r"\"([a-z-]+)>=([\d.]+)", extras.split("\notel =")[0]))
+    assert {name: tried[name].startswith(f"{bounds[name]}.") for name in tried} == dict.fromkeys(tried, True)
+    assert len(tried) == 5
+
+
 def test_the_public_names_are_sorted_there_and_all() -> None:
     names = tokencap.__all__
     assert names == sorted(

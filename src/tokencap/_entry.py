@@ -8,7 +8,7 @@ clock of the store.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from .budget import BudgetKey
 from .errors import ConfigurationError
 from .usage import TokenUsage
 
-__all__ = ["ENDINGS", "EXPIRED", "Entry", "KnownBudget", "Label", "Retention", "Sum", "entry_of"]
+__all__ = ["ENDINGS", "EXPIRED", "Ahead", "Entry", "KnownBudget", "Label", "Retention", "Sum", "entry_of"]
 
 EXPIRED = "expired"
 ENDINGS = ("ok", "blocked", "failed", "cancelled", "cut", EXPIRED)
@@ -133,6 +133,25 @@ class Sum(NamedTuple):
     seconds: float
 
 
+class Ahead(NamedTuple):
+    """What happens to a budget at a share of its limit."""
+
+    at_pct: float
+    actions: tuple[str, ...]
+    """WARN, WEBHOOK, DEGRADE, BLOCK."""
+
+    @staticmethod
+    def spell(all_: Iterable[Ahead]) -> str:
+        """Return thresholds as a store keeps them, without a blank: `0.8=WARN,DEGRADE;1.0=BLOCK`."""
+        return ";".join([f"{each.at_pct!r}={','.join(each.actions)}" for each in all_])
+
+    @staticmethod
+    def parse(text: str) -> tuple[Ahead, ...]:
+        """Return the thresholds that `text` was made of, in ascending order."""
+        pairs = [each.partition("=") for each in text.split(";")] if text else []
+        return tuple(sorted([Ahead(float(share), tuple(names.split(","))) for share, _, names in pairs]))
+
+
 class KnownBudget(NamedTuple):
     """A budget that a store has heard of."""
 
@@ -143,6 +162,8 @@ class KnownBudget(NamedTuple):
     """The limit stored with `set_limit`, if there is one."""
     period: Period | None = None
     """How long the counter runs, as the last call that began a window said; None: for ever."""
+    thresholds: tuple[Ahead, ...] = ()
+    """Of the policy of the process that came to use it last."""
 
 
 @dataclass(frozen=True)

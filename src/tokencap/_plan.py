@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ._entry import Ahead
 from ._periods import Period
 from .budget import (
     UNLIMITED,
@@ -39,6 +40,8 @@ class Budget(NamedTuple):
     watched: DimensionPolicy | None = None
     """What would hold if it was enforced, for a budget that is only observed."""
     period: Period | None = None
+    ahead: str = ""
+    """Its thresholds, for whoever looks at the store."""
 
     @classmethod
     def of(cls, key: BudgetKey, policy: DimensionPolicy, limit: int | None, enforce: bool = True) -> Budget:
@@ -65,6 +68,9 @@ class Budget(NamedTuple):
             ascending,
             points,
             period=policy.period,
+            ahead=Ahead.spell(
+                [Ahead(t.at_pct, tuple([a.kind.value for a in t.actions])) for t in policy.thresholds]
+            ),
         )
 
     def actions_at(self, at_pct: float) -> list[Action]:
@@ -154,9 +160,9 @@ class Plan(NamedTuple):
     def holds(self, ask: Ask) -> list[Hold]:
         """Return what a call asks of each key."""
         return [
-            Hold(b.key, b.limit, b.block_at, ask.least, ask.most, True, b.period)
+            Hold(b.key, b.limit, b.block_at, ask.least, ask.most, True, b.period, b.ahead)
             if b.strict
-            else Hold(b.key, b.limit, b.block_at, ask.need, ask.amount, False, b.period)
+            else Hold(b.key, b.limit, b.block_at, ask.need, ask.amount, False, b.period, b.ahead)
             for b in self.budgets
         ]
 

@@ -115,6 +115,8 @@ class Hold(NamedTuple):
     """Hold what is left below the ceiling, from `need` up to `amount`, the same on all elastic keys."""
     period: Period | None = None
     """How long the counter runs; None: for ever. The same in every process."""
+    thresholds: str = ""
+    """What is to happen at which share, for whoever looks at the store: see `Ahead`. Nothing goes by it."""
 
 
 class Held(NamedTuple):

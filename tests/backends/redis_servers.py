@@ -218,8 +218,18 @@ def shared_cluster() -> Cluster:
     return Cluster()
 
 
+@functools.cache
+def _know_the_version() -> None:
+    """Redis-py reads its own version from disk for each connection, in 4 ms."""
+    from redis import utils
+
+    if hasattr(utils, "get_lib_version"):
+        utils.get_lib_version = functools.cache(utils.get_lib_version)
+
+
 def open_redis(url: str, prefix: str, clock: Callable[[], float] | None = None) -> RedisBackend:
     """Open a store; `clock` returns seconds and stands for the server's."""
+    _know_the_version()
     backend = RedisBackend(url, prefix=prefix, timeout=PATIENCE)
     backend._verbs.clock = clock
     return backend

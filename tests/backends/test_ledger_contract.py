@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tokencap._audit import Who
-from tokencap._entry import Entry, Label
+from tokencap._entry import Ahead, Entry, Label
 from tokencap._periods import rolling
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import AsyncLedgerBackend, LedgerBackend
@@ -270,3 +270,16 @@ def test_a_budget_that_refused_its_first_call_is_known_with_its_limit(backend):
     grant = backend.reserve("a", [Hold(A, 100, 1.0, 500, 500), Hold(B, 9000, None, 0, 0)], 0, 30.0)
     assert grant.reservation is None
     assert [(known.key, known.limit) for known in backend.budgets()] == [(B, 9000), (A, 100)]
+
+
+def test_a_budget_is_known_with_the_thresholds_of_whoever_came_last(store):
+    first, second = store.handle(), store.handle()
+    warn, more = "0.5=WARN;1.0=BLOCK", "0.25=DEGRADE,WEBHOOK"
+    for backend, text in ((first, warn), (first, warn), (second, more)):
+        hold = Hold(A, 1000, 1.0, 10, 20, thresholds=text)
+        assert backend.reserve(uuid.uuid4().hex, [hold], 10, 30.0).reservation is not None
+        (known,) = second.budgets()
+        assert known.thresholds == Ahead.parse(text)
+    refused = Hold(B, 10, 1.0, 50, 50, thresholds=warn)
+    assert second.reserve("b", [refused], 10, 30.0).reservation is None
+    assert second.budgets()[0].thresholds == (Ahead(0.5, ("WARN",)), Ahead(1.0, ("BLOCK",)))

@@ -205,7 +205,7 @@ def test_counts_of_a_file_without_a_ledger_are_kept(tmp_path):
     backend.close()
     old = sqlite3.connect(tmp_path / "x.db")
     old.executescript(
-        "DROP TABLE calls; DROP TABLE labels; DROP TABLE slots; DROP TABLE changes;"
+        "DROP TABLE calls; DROP TABLE labels; DROP TABLE slots; DROP TABLE changes; DROP TABLE thresholds;"
         "ALTER TABLE holds DROP COLUMN about;"
         "ALTER TABLE ended DROP COLUMN entry; PRAGMA user_version = 1"
     )

@@ -50,7 +50,7 @@ def test_the_command_without_a_command_shows_them_all(capsys: pytest.CaptureFixt
         main(["--help"])
     out = capsys.readouterr().out
     for name in COMMANDS:
-        assert re.search(rf"^ +{name} +\w", out, re.MULTILINE), name
+        assert re.search(rf"^ +{name}( +\w|$)", out, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("argv", [["limit", "tenant", "acme", "5"], ["reset", "a", "b"], ["changes"]])

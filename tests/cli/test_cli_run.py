@@ -337,6 +337,24 @@ def test_a_run_within_a_run_is_a_mistake() -> None:
     assert not Path("started").exists()
 
 
+def test_what_passes_unseen_is_told_at_the_end(loopback: LoopbackProvider) -> None:
+    code = """
+        import os
+        def unseen():
+            try: client.post("/batches", body={}, cast_to=object)
+            except openai.NotFoundError: pass
+        if os.fork() == 0:
+            unseen()
+            os._exit(0)
+        os.wait()
+        unseen()
+        call()
+    """
+    done = run("--", sys.executable, app("app.py", code))
+    assert "110 tokens in 1 call" in done.stderr
+    assert done.stderr.splitlines()[-1] == "[tokencap] not counted: 2 requests to openai POST /batches"
+
+
 def test_a_command_that_no_guard_got_into_is_told_so() -> None:
     assert "nothing was guarded" in run("--", "true").stderr
     assert "nothing was guarded" in run("--", "sh", "-c", f"{sys.executable} -I -c pass").stderr

@@ -12,7 +12,7 @@ import pytest
 from command import Clock, Command, filled, policy, spend
 
 import tokencap
-from tokencap import BudgetKey, BudgetState, Guard
+from tokencap import Action, BudgetKey, BudgetState, Guard, Threshold
 from tokencap._entry import Label, Sum
 from tokencap.backends.sqlite import SQLiteBackend
 from tokencap.backends.urls import open_url
@@ -120,6 +120,29 @@ def test_every_budget_of_a_call_burns() -> None:
     assert (
         burns_of(sums((3_000, 900)), now=3_001.0, window=3_600)[BudgetKey("session", "s")].per_minute == 900
     )
+
+
+def test_the_next_threshold_is_the_first_that_is_ahead(place: str, tokencap_: Command) -> None:
+    warn = Action("WARN", lambda status: None)
+    steps = [(0.5, [warn]), (0.8, [warn, Action("DEGRADE", degrade_to="gpt-5-nano")])]
+    thresholds = [Threshold(*step) for step in [*steps, (1.0, [Action("BLOCK")])]]
+    backend = open_url(place)
+    steep = tokencap.Policy({"tenant": tokencap.DimensionPolicy(1_000, thresholds)})
+    with Guard(steep, {"tenant": "acme"}, backend) as guard:
+        for spent, found in [
+            (499, {"at_pct": 0.5, "actions": ["WARN"], "at_tokens": 500}),
+            (1, {"at_pct": 0.8, "actions": ["WARN", "DEGRADE"], "at_tokens": 800}),
+            (300, {"at_pct": 1.0, "actions": ["BLOCK"], "at_tokens": 1_000}),
+            (200, None),
+        ]:
+            spend(guard, spent)
+            assert budgets(tokencap_)["tenant=acme"]["next_threshold"] == found
+            if spent == 1:
+                assert "WARN, DEGRADE at 80 %" in tokencap_("status").out
+        # The share stays, the limit may move.
+        guard.set_limit("tenant", 10_000)
+        assert budgets(tokencap_)["tenant=acme"]["next_threshold"]["at_tokens"] == 5_000
+    backend.close()
 
 
 def standing(used: int, limit: int, per_minute: float, resets_at: int | None = None) -> Standing:

@@ -102,7 +102,7 @@ async def conversation_with_a_hosted_tool_streamed(client: Any) -> Any:
 
 @variant("mistral", "POST /responses")
 async def responses_streamed(client: Any) -> Any:
-    create = client.responses.create
+    create = at(client, "responses.create")
     return await listed(await done(create(model="mistral-small-latest", input="hello there", stream=True)))
 
 

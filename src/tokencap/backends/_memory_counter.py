@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .._periods import SLOTS, Period, Rolling
-from ..budget import UNLIMITED, BudgetKey, BudgetState, share_ceil
+from ..budget import UNLIMITED, BudgetKey, BudgetState, Hold, share_ceil
 from ._rules import fell_below, in_force, resets_at, turn
 
 __all__ = ["Counter"]
@@ -31,6 +31,7 @@ class Counter:
     expired: int = 0
     override: int | None = None
     configured: int = UNLIMITED
+    thresholds: str = ""
     passed: set[float] = field(default_factory=set)
     period: Period | None = None
     window: int = 0
@@ -40,6 +41,10 @@ class Counter:
     previous: int = 0
     granted: int = 0
     slots: dict[int, _Slot] = field(default_factory=dict)
+
+    def configure(self, hold: Hold) -> None:
+        """Remember what the policy of whoever asks says."""
+        self.configured, self.thresholds = hold.limit, hold.thresholds
 
     def limit(self, configured: int) -> int:
         """Return the limit in force."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from .._audit import Change
-from .._entry import Entry, KnownBudget, Sum
+from .._entry import Ahead, Entry, KnownBudget, Sum
 from .._periods import parse
 from ..budget import UNLIMITED
 from ._memory_ledger import sum_up
@@ -96,13 +96,14 @@ class LedgerReader:
             keys = tuple(counters[start : start + size])
             lines = self._ask(slot_of(keys[0]), "known", keys).split("\n")
             for key, line in zip(keys, lines):
-                limit, override, name, period = line.split(" ")
+                limit, override, name, period, thresholds = line.split(" ")
                 known.append(
                     KnownBudget(
                         name_of_key(key, name),
                         UNLIMITED if limit == "-" else int(limit),
                         None if override == "-" else int(override),
                         None if period == "-" else parse(period),
+                        Ahead.parse(thresholds),
                     )
                 )
         return sorted(known, key=lambda each: each.key)

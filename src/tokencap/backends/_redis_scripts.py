@@ -195,6 +195,8 @@ class Verbs(ForkAware):
         self.book = f"{prefix}:{{ledger}}:l".encode()
         """The stream of the ledger; in a cluster, of what held nothing (see `_redis_ledger`)."""
         self._named: set[BudgetKey] = set()
+        # The thresholds that this process has left in the store.
+        self._told: dict[BudgetKey, str] = {}
         self.clock: Callable[[], float] | None = None
         """A test's clock, in seconds; None: the server's."""
         self.wall: Callable[[], float] = time.time
@@ -223,7 +225,7 @@ class Verbs(ForkAware):
             for group in groups:
                 tried += 1
                 mine = [holds[index] for index in group.indexes]
-                keys, args = group.keys, [*head, "1" if refused else "", most, *map(_spec, mine)]
+                keys, args = group.keys, [*head, "1" if refused else "", most, *map(self._spec, mine)]
                 last: list[str | bytes] = []
                 if book and tried == 1:
                     keys, last = (*keys, self._book_of(group)), book
@@ -236,6 +238,7 @@ class Verbs(ForkAware):
                     elif holds[index].elastic and (not most or int(row[0]) < int(most)):
                         most = row[0]
             states = tuple([_state(hold.key, row[2:], hold.period) for hold, row in zip(holds, rows)])
+            self._note_told(holds)
             if refused:
                 yield from self._take_back(
                     id, [group for group in groups if any(rows[index][1] != "-" for index in group.indexes)]
@@ -509,6 +512,19 @@ class Verbs(ForkAware):
                 for index, amount in zip(group.indexes, fair):
                     amounts[index] = min(amounts[index], amount)
 
+    def _spec(self, hold: Hold) -> str:
+        ceiling = "-" if hold.ceiling is None else repr(float(hold.ceiling))
+        news = "=" if self._told.get(hold.key, "") == hold.thresholds else "+"
+        elastic = "1" if hold.elastic else "0"
+        return f"{hold.limit} {ceiling} {hold.need} {hold.amount} {elastic} {news}{hold.thresholds}"
+
+    def _note_told(self, holds: Sequence[Hold]) -> None:
+        for hold in holds:
+            if self._told.get(hold.key, "") != hold.thresholds:
+                if len(self._told) >= _MOST_NAMED:
+                    self._told.clear()
+                self._told[hold.key] = hold.thresholds
+
     def _take_back(self, id: str, groups: Iterable[_Group]) -> Flow[None]:
         for group in groups:
             unnamed = ["-"] * len(group.indexes)
@@ -532,11 +548,6 @@ class Verbs(ForkAware):
 
 def _raw(id: str) -> bytes:
     return id.encode("utf-8", "surrogatepass")
-
-
-def _spec(hold: Hold) -> str:
-    ceiling = "-" if hold.ceiling is None else repr(float(hold.ceiling))
-    return f"{hold.limit} {ceiling} {hold.need} {hold.amount} {'1' if hold.elastic else '0'}"
 
 
 def _spell_period(period: Period | None, at: float) -> str:

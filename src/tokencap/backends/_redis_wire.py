@@ -92,6 +92,12 @@ class Line(ForkAware):
         """Return which node of the cluster serves which slots, as the server tells it."""
         return self._ask([pack(("CLUSTER", "SLOTS"))])
 
+    def info(self) -> dict[str, str]:
+        """Return what the server says of itself."""
+        text: bytes = self._ask([pack(("INFO",))])
+        lines = [line.partition(":") for line in text.decode("utf-8", "replace").splitlines()]
+        return {name: value for name, colon, value in lines if colon}
+
     def refresh(self) -> bool:
         """Close the connections that nobody uses at the moment."""
         idle, self._idle = self._idle, []

@@ -60,6 +60,7 @@ _CHARGED = "SELECT charge, entry, at FROM ended WHERE id = ?"
 _FORGET = "DELETE FROM ended WHERE id = ?"
 _PRUNE = "DELETE FROM ended WHERE at <= ?"
 _BOOK_ONCE = "INSERT OR IGNORE INTO ended (id, charge, at) VALUES (?, NULL, ?)"
+_TELL = "INSERT OR REPLACE INTO thresholds VALUES (?, ?)"
 _MARK = "INSERT OR IGNORE INTO marks VALUES (?, ?, ?)"
 _UNMARK = "DELETE FROM marks WHERE key = ?"
 
@@ -98,11 +99,14 @@ class Books:
         # (number of the key, life, at_pct) known to be passed: saves asking the file at every settlement.
         self._passed: set[tuple[int, int, float]] = set()
         self._numbers: dict[BudgetKey, int] = {}
+        # By number: the thresholds that this process has left in the file.
+        self._told: dict[int, str] = {}
 
     def forget(self) -> None:
         """Drop what was remembered: it may come from a transaction that was rolled back."""
         self._passed.clear()
         self._numbers.clear()
+        self._told.clear()
         self.ledger.forget()
 
     def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
@@ -123,6 +127,7 @@ class Books:
             if admission.refused:
                 for hold, (number, _) in zip(holds, counters):
                     self.cursor.execute(_CONFIGURE, (hold.limit, number, hold.limit))
+                    self._tell(number, hold.thresholds)
                 return Grant(None, tuple(states), admission.refused)
         expires_at = now + lease
         execute = self.cursor.execute
@@ -132,6 +137,7 @@ class Books:
             for hold, (number, life), amount in zip(holds, counters, admission.amounts):
                 execute(_HOLD, (plain_id, len(held), number, life, amount, charge, expires_at, label))
                 execute(_TAKE, (amount, hold.limit, number))
+                self._tell(number, hold.thresholds)
                 held.append(Held(hold.key, f"{self._prefix}{life}", amount, hold.period))
         except sqlite3.IntegrityError:
             # The first hold has its place already, and nothing else was written yet.
@@ -303,6 +309,14 @@ class Books:
             number = self._find(key)
             assert number is not None
         return number
+
+    def _tell(self, number: int, thresholds: str) -> None:
+        """Leave in the file, for whoever looks at it, what is ahead of a budget."""
+        if self._told.get(number, "") != thresholds:
+            if len(self._told) >= _REMEMBERED:
+                self._told.clear()
+            self.cursor.execute(_TELL, (number, thresholds))
+            self._told[number] = thresholds
 
     def _row(self, number: int) -> Row:
         row: Row = self.cursor.execute(READ_COUNTER, (number,)).fetchone()

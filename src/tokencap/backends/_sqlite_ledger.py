@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .._audit import Change
-from .._entry import ENDINGS, Entry, KnownBudget, Retention, Sum
+from .._entry import ENDINGS, Ahead, Entry, KnownBudget, Retention, Sum
 from .._periods import parse
 from ..budget import BudgetKey
 from ..errors import BackendError
@@ -60,7 +60,8 @@ _CALLS = (
     " FROM calls JOIN labels ON id = label WHERE at {range} ORDER BY at {order} LIMIT ?"
 )
 _BUDGETS = (
-    "SELECT dimension, identifier, configured, override, period FROM counters ORDER BY dimension, identifier"
+    "SELECT dimension, identifier, configured, override, period, text FROM counters"
+    " LEFT JOIN thresholds USING (key) ORDER BY dimension, identifier"
 )
 
 
@@ -196,8 +197,9 @@ class LedgerReader(ForkAware):
                 configured,
                 override,
                 parse(period) if period else None,
+                Ahead.parse(thresholds or ""),
             )
-            for dimension, identifier, configured, override, period in rows
+            for dimension, identifier, configured, override, period, thresholds in rows
         ]
 
     def changes(self) -> list[Change]:

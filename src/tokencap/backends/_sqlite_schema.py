@@ -151,6 +151,9 @@ CREATE TABLE changes (
 )
 """
 
+# Of every budget that has some, as the process that came to use it last said: see `Ahead`.
+_THRESHOLDS = "CREATE TABLE thresholds (key INTEGER PRIMARY KEY, text TEXT NOT NULL)"
+
 _STORE = "CREATE TABLE store (id TEXT NOT NULL)"
 
 
@@ -203,11 +206,17 @@ def _note_changes(cursor: sqlite3.Cursor) -> None:
     cursor.execute(_CHANGES)
 
 
+def _know_thresholds(cursor: sqlite3.Cursor) -> None:
+    """From budgets of which only their processes knew what comes next."""
+    cursor.execute(_THRESHOLDS)
+
+
 _MIGRATIONS: tuple[Callable[[sqlite3.Cursor], None], ...] = (
     _count_reservations,
     _keep_a_ledger,
     _count_in_windows,
     _note_changes,
+    _know_thresholds,
 )
 """The n-th brings a file of `user_version` n to n + 1."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._audit import GRANT, LIMIT, Change, Who
-from .._entry import Entry, KnownBudget, Retention, Sum
+from .._entry import Ahead, Entry, KnownBudget, Retention, Sum
 from ..budget import (
     Asked,
     BudgetKey,
@@ -122,7 +122,7 @@ class MemoryBackend(ForkAware):
             admission = admit(holds, states)
         if admission.refused:
             for hold in holds:
-                self._counter(hold.key).configured = hold.limit
+                self._counter(hold.key).configure(hold)
             return Grant(None, states, admission.refused)
         held = []
         for hold, amount in zip(holds, admission.amounts):
@@ -130,7 +130,7 @@ class MemoryBackend(ForkAware):
             counter.turn(hold.period, now)
             counter.reserved += amount
             counter.calls += 1
-            counter.configured = hold.limit
+            counter.configure(hold)
             held.append(Held(hold.key, self._epoch(counter.life), amount, hold.period))
         reservation = Reservation(id, tuple(held), charge)
         self._live[id] = _Live(reservation, now + lease, about)
@@ -225,7 +225,9 @@ class MemoryBackend(ForkAware):
     def budgets(self) -> Sequence[KnownBudget]:
         """As `LedgerBackend.budgets`."""
         return [
-            KnownBudget(key, counter.configured, counter.override, counter.period)
+            KnownBudget(
+                key, counter.configured, counter.override, counter.period, Ahead.parse(counter.thresholds)
+            )
             for key, counter in sorted(self._counters.items())
         ]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -200,6 +200,15 @@ class RedisBackend:
     def changes(self) -> Sequence[Change]:
         """As `LedgerBackend.changes`; 1,000 of each budget are kept."""
         return self._reader.changes()
+
+    def info(self) -> Mapping[str, str]:
+        """Return what the server says of itself (INFO). Of a cluster nothing: it is many servers."""
+        topology.allow(self._timeout)
+        try:
+            link = self._link or self._open()
+            return link.info() if isinstance(link, Line) else {}
+        except topology.failures() as error:
+            raise topology.translated(self.name, error) from error
 
     def as_async(self) -> AsyncRedisBackend:
         """Return this store for coroutines, with a client for each event loop.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..guard import Guard
 
-__all__ = ["PACKAGES", "VARIABLE", "Settings", "guard_this_process", "seen"]
+__all__ = ["PACKAGES", "VARIABLE", "Seen", "Settings", "guard_this_process", "seen"]
 
 VARIABLE = "_TOKENCAP_RUN"
 PACKAGES = {
@@ -68,7 +68,7 @@ class _Guarding:
         self._settings = settings
         self._guard: Guard | None = None
         self._lock = RLock()
-        self._note("")
+        self._note({})
 
     def sdk(self, module: ModuleType) -> None:
         """Patch an SDK that has just been imported."""
@@ -80,7 +80,7 @@ class _Guarding:
         if wanted is None or provider in wanted:
             self._owner()
             Patch.prepare([provider], self._owner).apply()
-            self._note(provider)
+            self._note({"sdk": provider})
 
     def _owner(self) -> Guard:
         with self._lock:
@@ -93,6 +93,7 @@ class _Guarding:
         """Make the Guard, and make it the Guard of the process."""
         from .._config import configuration
         from ..backends.urls import open_url
+        from ..clients.passing import listen
         from ..policy import Policy
 
         settings, found = self._settings, configuration()
@@ -106,19 +107,37 @@ class _Guarding:
         guard: Guard = module.impose(policy, identifiers, open_url(settings.backend))
         guard.runtime.tags = {**settings.tags, "run": settings.run}
         self._guard = guard
+        listen(lambda place: self._note({"unseen": f"{place.provider} {place.name}"}))
 
-    def _note(self, what: str) -> None:
+    def _note(self, what: Mapping[str, str]) -> None:
         path = os.path.join(self._settings.noted, str(os.getpid()))
         # The folder is gone when this process has outlived the run.
         with contextlib.suppress(OSError), open(path, "a") as note:
-            note.write(f"{what}\n")
+            note.write(json.dumps(what) + "\n")
 
 
-def seen(folder: str) -> tuple[int, list[str]]:
-    """Return how many processes were guarded, and the SDKs that any of them imported."""
+class Seen(NamedTuple):
+    """What the processes of a run noted."""
+
+    processes: int
+    """How many Python processes were guarded."""
+    sdks: tuple[str, ...]
+    """The SDKs that any of them imported."""
+    unseen: Mapping[str, int]
+    """How many requests went where no budget is charged, by provider and path."""
+
+
+def seen(folder: str) -> Seen:
+    """Return what was noted in a folder."""
+    sdks: set[str] = set()
+    unseen: dict[str, int] = {}
     names = os.listdir(folder)
-    found: set[str] = set()
     for name in names:
         with open(os.path.join(folder, name)) as note:
-            found.update(note.read().split())
-    return len(names), sorted(found)
+            for line in note:
+                what = json.loads(line)
+                if "sdk" in what:
+                    sdks.add(what["sdk"])
+                if "unseen" in what:
+                    unseen[what["unseen"]] = unseen.get(what["unseen"], 0) + 1
+    return Seen(len(names), tuple(sorted(sdks)), unseen)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from ..errors import TokencapError
-from . import changes, changing, run, status, usage
+from . import changes, changing, completion, doctor, report, run, status, usage, watch
 from .console import Console
 from .options import EXIT_ERROR, EXIT_OK, EXIT_USAGE, EXITS, Parser
 from .store import CONFIG, settled
 
 __all__ = ["main", "parse", "parser"]
 
-_COMMANDS = (status, usage, run, changing, changes)
+_COMMANDS = (status, usage, watch, report, run, changing, changes, doctor, completion)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     try:
         file = getattr(args, "policy", None)
-        args.backend = settled(args.backend, {**os.environ, CONFIG: file} if file else os.environ)
+        if args.settles:
+            args.backend = settled(args.backend, {**os.environ, CONFIG: file} if file else os.environ)
         status: int = args.perform(args, Console())
     except BrokenPipeError:
         # `tokencap ... | head`: whoever read has seen enough. Python would complain once more at exit.

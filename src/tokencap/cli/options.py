@@ -67,7 +67,7 @@ def add_command(
         description=textwrap.fill(about, 90),
         epilog=f"examples:\n{shown}" + (f"\n\n{notes}" if notes else ""),
     )
-    parser.set_defaults(perform=perform, json=False)
+    parser.set_defaults(perform=perform, json=False, settles=True)
     parser.add_argument(
         "--backend",
         metavar="STORE",

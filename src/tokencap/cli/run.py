@@ -188,9 +188,8 @@ def environment(environ: Mapping[str, str], settings: Settings, file: Path | Non
 
 
 def _summary(settings: Settings, noted: str, seconds: float) -> Summary:
-    processes, sdks = seen(noted)
-    summary = Summary(settings.run, processes, tuple(sdks))
-    if not sdks:
+    summary = Summary(settings.run, seen(noted))
+    if not summary.seen.sdks:
         return summary
     try:
         with opened(settings.backend) as store:

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._entry import Label
-from ..budget import Asked, BudgetKey, BudgetState
+from ..budget import Asked, BudgetKey, BudgetState, share_ceil
 from ..errors import ConfigurationError
 from .text import clean
 
 if TYPE_CHECKING:
-    from .._entry import KnownBudget, Sum
+    from .._entry import Ahead, KnownBudget, Sum
     from ..backends.protocol import LedgerBackend
 
-__all__ = ["Burn", "Standing", "burns_of", "parse_key", "spell", "standings", "unknown_budget"]
+__all__ = ["Burn", "Standing", "burns_of", "parse_key", "spell", "standings", "unknown_budget", "urgency"]
 
 _AT_ONCE = 500
 _MINUTE = 60
@@ -39,6 +39,17 @@ class Standing(NamedTuple):
     burn: Burn
     now: float
     """By the clock of the store."""
+    thresholds: tuple[Ahead, ...] = ()
+    """Of the policy of the process that came to use it last."""
+
+    @property
+    def next(self) -> Ahead | None:
+        """The threshold that `used` will reach next; None: none is known, or all are behind."""
+        state = self.state
+        if state.unlimited:
+            return None
+        ahead = [each for each in self.thresholds if share_ceil(state.limit, each.at_pct) > state.used]
+        return min(ahead, default=None)
 
     @property
     def share(self) -> float:
@@ -72,7 +83,7 @@ class Standing(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """Return the budget in types that JSON knows. Amounts are tokens, times seconds since the epoch."""
         state, lasts = self.state, self.lasts
-        limited = not state.unlimited
+        limited, ahead = not state.unlimited, self.next
         return {
             "dimension": state.key.dimension,
             "identifier": state.key.identifier,
@@ -85,6 +96,13 @@ class Standing(NamedTuple):
             "pct_used": state.pct_used if limited else None,
             "expired": state.expired,
             "granted": state.granted,
+            "next_threshold": None
+            if ahead is None
+            else {
+                "at_pct": ahead.at_pct,
+                "actions": list(ahead.actions),
+                "at_tokens": share_ceil(state.limit, ahead.at_pct),
+            },
             "previous_used": state.previous_used,
             "resets_at": self.resets_at,
             "tokens_per_minute": round(self.burn.per_minute, 3),
@@ -117,13 +135,14 @@ def standings(
         some = chosen[at : at + _AT_ONCE]
         states = backend.get_states([Asked(one.key, one.limit, one.period) for one in some])
         found += [
-            Standing(state, one.override, burns.get(one.key, Burn()), now) for one, state in zip(some, states)
+            Standing(state, one.override, burns.get(one.key, Burn()), now, one.thresholds)
+            for one, state in zip(some, states)
         ]
-    return sorted(found, key=_urgency)
+    return sorted(found, key=urgency)
 
 
-def _urgency(one: Standing) -> tuple[Any, ...]:
-    # In use before what is not, then the fullest; the names at last, so that the order is always the same.
+def urgency(one: Standing) -> tuple[Any, ...]:
+    """Return what to sort by: in use before what is not, then the fullest, then the name."""
     in_use = one.burn.per_minute > 0 or one.state.reserved > 0
     return not in_use, one.state.unlimited, -one.share, -one.state.used, one.state.key
 

@@ -34,6 +34,10 @@ def add(commands: Commands) -> None:
             ("tokencap status tenant=acme --json", "one budget, for a script"),
             ("tokencap status --check 90", "exit status 3 once a budget is used to 90 % or more"),
         ],
+        notes=(
+            "next: the threshold that `used` reaches next, by the policy of the process that came last to\n"
+            "use the budget and has thresholds for it."
+        ),
     )
     parser.add_argument(
         "budget", nargs="?", metavar="DIMENSION[=IDENTIFIER]", help="only these budgets, like tenant=acme"
@@ -84,7 +88,7 @@ def render(found: Sequence[Standing], name: str, now: float, look: Look, most: i
     return lines
 
 
-def rows(found: Sequence[Standing], look: Look) -> list[str]:
+def rows(found: Sequence[Standing], look: Look, title: str = "budget") -> list[str]:
     """Return the table of budgets."""
     cells: list[list[Cell | Bar | str]] = [
         [
@@ -95,12 +99,19 @@ def rows(found: Sequence[Standing], look: Look) -> list[str]:
             Cell("no limit", "dim") if one.state.unlimited else Cell(count(one.state.limit)),
             count(one.state.reserved) if one.state.reserved else "",
             short(one.burn.per_minute) if one.burn.per_minute else "",
+            coming(one),
             Cell(lasting(one), "over" if one.lasts == 0 else ""),
         ]
         for one in found
     ]
-    names = ["budget", " ", "", "used", "limit", "held", "per min", "lasts"]
-    return table(names, cells, look, "lbrrrrrl", ["held", "per min", "limit", " "])
+    names = [title, " ", "", "used", "limit", "held", "per min", "next", "lasts"]
+    return table(names, cells, look, "lbrrrrrll", ["next", "held", "per min", "limit", " "])
+
+
+def coming(one: Standing) -> str:
+    """Return what happens next to a budget, in words: `DEGRADE at 80 %`."""
+    ahead = one.next
+    return "" if ahead is None else f"{', '.join(ahead.actions)} at {ahead.at_pct * 100:g} %"
 
 
 def lasting(one: Standing) -> str:

@@ -17,11 +17,25 @@ from ..backends.urls import open_url
 from ..errors import TokencapError
 from .text import clean
 
-__all__ = ["CONFIG", "DEFAULT", "VARIABLE", "NoStoreError", "absolute", "configured", "opened", "settled"]
+__all__ = [
+    "CONFIG",
+    "DEFAULT",
+    "ELSEWHERE",
+    "VARIABLE",
+    "NoStoreError",
+    "absolute",
+    "check_file",
+    "configured",
+    "opened",
+    "path_of",
+    "settled",
+]
 
 VARIABLE = "TOKENCAP_BACKEND"
 CONFIG = "TOKENCAP_CONFIG"
 DEFAULT = "tokencap.db"
+ELSEWHERE = f"say where it is with --backend PATH_OR_URL or in {VARIABLE}"
+_SAY = ELSEWHERE[0].upper() + ELSEWHERE[1:]
 _TOOL = ("tool", "tokencap")
 
 
@@ -61,11 +75,12 @@ def configured(environ: Mapping[str, str]) -> tuple[Path, Mapping[str, Any]] | N
 
 def absolute(text: str) -> str:
     """Return the name of the same store for processes in other directories."""
-    path = _path_of(open_url(text))
+    path = path_of(open_url(text))
     return text if path is None else f"sqlite:{path.absolute()}"
 
 
-def _path_of(backend: Backend) -> Path | None:
+def path_of(backend: Backend) -> Path | None:
+    """Return the file of a store; None when it is in none."""
     kind, _, path = backend.name.partition(":")
     return Path(path) if kind == "sqlite" else None
 
@@ -77,9 +92,9 @@ def opened(text: str) -> Iterator[LedgerBackend]:
     Raises NoStoreError where there is none, and never makes one.
     """
     backend = open_url(text)
-    path = _path_of(backend)
+    path = path_of(backend)
     if path is not None:
-        _check_file(path)
+        check_file(path)
     if backend.name == "memory" or not isinstance(backend, LedgerBackend):
         raise NoStoreError(
             f"a store of the kind {clean(text)!r} lives and ends in the process that has it: "
@@ -91,14 +106,14 @@ def opened(text: str) -> Iterator[LedgerBackend]:
         backend.close()
 
 
-def _check_file(path: Path) -> None:
-    elsewhere = f"Say where it is with --backend PATH_OR_URL or in {VARIABLE}"
+def check_file(path: Path) -> None:
+    """Raise NoStoreError for a file that is not there or is no store."""
     if path.is_dir():
-        raise NoStoreError(f"{path} is a folder, not a store. {elsewhere}")
+        raise NoStoreError(f"{path} is a folder, not a store. {_SAY}")
     if not path.exists():
         raise NoStoreError(
             f"there is no store at {path.absolute()}. It is made by the first guarded call of an app; "
-            f"if yours runs somewhere else: {elsewhere[0].lower()}{elsewhere[1:]}"
+            f"if yours runs somewhere else: {ELSEWHERE}"
         )
     try:
         # Without making anything: another program's file must not get our tables.
@@ -109,6 +124,6 @@ def _check_file(path: Path) -> None:
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             return
-        raise NoStoreError(f"{path} cannot be read as a store ({error}). {elsewhere}") from None
+        raise NoStoreError(f"{path} cannot be read as a store ({error}). {_SAY}") from None
     if not names & {"counters", "budgets"}:
-        raise NoStoreError(f"{path} is a SQLite file without the tables of tokencap. {elsewhere}")
+        raise NoStoreError(f"{path} is a SQLite file without the tables of tokencap. {_SAY}")

@@ -16,6 +16,7 @@ from .text import clean, count, per_cent
 if TYPE_CHECKING:
     from .._usage import Usage
     from ..backends.protocol import LedgerBackend
+    from .guarding import Seen
 
 __all__ = ["Summary"]
 
@@ -33,10 +34,7 @@ class Summary:
     """One run. Amounts are tokens."""
 
     run: str
-    processes: int
-    """How many Python processes were guarded."""
-    sdks: tuple[str, ...]
-    """The SDKs that any of them imported."""
+    seen: Seen
     backend: str = ""
     usage: Usage | None = None
     """By model."""
@@ -71,12 +69,12 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return it in words."""
-        if not self.processes:
+        if not self.seen.processes:
             return [
                 "[tokencap] run: nothing was guarded: no Python started that reads PYTHONPATH "
                 "(python -I, -E and -S do not, nor do frozen programs)"
             ]
-        if not self.sdks:
+        if not self.seen.sdks:
             return ["[tokencap] run: 0 tokens: no SDK that tokencap guards was imported"]
         if self.problem:
             return [f"[tokencap] run: what was spent cannot be told: {self.problem}"]
@@ -91,6 +89,9 @@ class Summary:
             lines.append(f"[tokencap] {spell(state.key)}: {text}, in {clean(self.backend)}")
         if len(self.states) > _BUDGETS:
             lines.append(f"[tokencap] {count(len(self.states) - _BUDGETS)} more budgets: tokencap status")
+        for place, many in self.seen.unseen.items():
+            requests = "1 request" if many == 1 else f"{count(many)} requests"
+            lines.append(f"[tokencap] not counted: {requests} to {clean(place)}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,13 +100,14 @@ class Summary:
         return {
             "run": self.run,
             "backend": self.backend,
-            "processes": self.processes,
-            "sdks": list(self.sdks),
+            "processes": self.seen.processes,
+            "sdks": list(self.seen.sdks),
             "calls": 0 if total is None else total.calls,
             "tokens": 0 if total is None else total.tokens,
             "blocked": 0 if total is None else total.blocked,
             "degraded": 0 if total is None else total.degraded,
             "models": {} if self.usage is None else {row.key: row.tokens for row in self.usage},
+            "unseen": dict(self.seen.unseen),
             "budgets": [
                 {
                     "dimension": state.key.dimension,

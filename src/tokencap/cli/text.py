@@ -20,6 +20,7 @@ __all__ = [
     "paint",
     "per_cent",
     "short",
+    "unpaint",
     "when",
 ]
 
@@ -50,6 +51,11 @@ def paint(text: str, style: str, look: Look) -> str:
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style and look.colour and text else text
 
 
+def unpaint(text: str) -> str:
+    """Return `text` without styles."""
+    return _PAINT.sub("", text)
+
+
 def clean(text: str) -> str:
     """Return `text` on one line, without anything that a terminal takes for more than a letter."""
     if text.isprintable():
@@ -59,7 +65,7 @@ def clean(text: str) -> str:
 
 def cells_of(text: str) -> int:
     """Return how many columns a clean text takes."""
-    text = _PAINT.sub("", text)
+    text = unpaint(text)
     if text.isascii():
         return len(text)
     return sum([_cells(c) for c in text])

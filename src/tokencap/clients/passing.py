@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from ..policy import Provider
 from ..providers.coverage import CoverageStatus, Place, place_of
 
-__all__ = ["note_passing", "passed"]
+__all__ = ["listen", "note_passing", "passed"]
 
 _MOST = 1_000
 _lock = threading.Lock()
 _passed: dict[Place, int] = {}
+_listeners: list[Callable[[Place], None]] = []
 
 
 def note_passing(provider: Provider, method: str, path: str) -> None:
@@ -23,6 +25,13 @@ def note_passing(provider: Provider, method: str, path: str) -> None:
         with _lock:
             if place in _passed or len(_passed) < _MOST:
                 _passed[place] = _passed.get(place, 0) + 1
+        for listener in _listeners:
+            listener(place)
+
+
+def listen(listener: Callable[[Place], None]) -> None:
+    """Have `listener` called at every such request, in the thread that makes it."""
+    _listeners.append(listener)
 
 
 def passed() -> dict[Place, int]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, Tally, count_of, get, stated
+from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, get, stated
 from .measure import text_size
 
-__all__ = ["ENDPOINTS", "FREE"]
+__all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 
 
 class CohereTally(Tally):
@@ -140,3 +140,14 @@ FREE = (
     "/v2/audio/transcriptions",
 )
 """POST paths that report no tokens: counting, what is priced by page or second, what is done later."""
+
+MANAGED = ("/v1/connectors", "/v1/datasets")
+"""What is stored and configured: a POST to one of these, or below it, asks no model anything."""
+
+NOT_SEEN = (
+    NotSeen("/v2/batches", "spent when the batch runs; batches.retrieve(id) has its input and output tokens"),
+    NotSeen("/v1/embed-jobs", "spent when the job runs; embed_jobs.get(id).meta has what is billed"),
+    NotSeen("/v1/finetuning/finetuned-models", "trains at the provider"),
+    NotSeen("sagemaker_finetuning.chat", "a client of its own, over boto3, with other methods beside it"),
+)
+"""What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""

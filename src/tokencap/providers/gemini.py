@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, Tally, count_of, get, stated
+from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, get, stated
 from .measure import Size, text_size
 
-__all__ = ["ENDPOINTS", "FREE"]
+__all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 
 
 class ContentTally(Tally):
@@ -193,3 +193,47 @@ FREE = (
     "/batchPredictionJobs",
 )
 """POST paths that report no tokens: counting, what is priced by the second, and what is done later."""
+
+MANAGED = (
+    "/agents",
+    "/auth_tokens",
+    "/batchPredictionJobs/{}:cancel",
+    "/batches/{}:cancel",
+    "/credentials",
+    "/environments",
+    "/fileSearchStores",
+    "/files:register",
+    "/interactions/{}/auth_tokens",
+    "/interactions/{}/cancel",
+    "/tuningJobs/{}:cancel",
+    "/upload/files",
+    "/webhooks",
+    "/{}:cancel",
+    "/{}:fetchPredictOperation",
+    "/{}/tuningJobs:validateReinforcementTuningReward",
+)
+"""What is stored, configured and asked after: a POST to one of these, or below it, asks no model anything."""
+
+_SOCKET = "a websocket; its messages hold the usage"
+_ELSEWHERE = "sent by a part of the SDK with a client of its own; the reply has the usage"
+
+NOT_SEEN = (
+    NotSeen("live.connect", _SOCKET),
+    NotSeen("live.music.connect", "a websocket; music is priced by the second"),
+    NotSeen("interactions.connect", _SOCKET),
+    NotSeen("/interactions", _ELSEWHERE),
+    NotSeen("/decisions", _ELSEWHERE),
+    NotSeen("/voices", _ELSEWHERE),
+    NotSeen("/triggers", "runs an agent at the provider on a schedule; its interactions have the usage"),
+    NotSeen("/triggers/{}/executions", "runs an agent at the provider; its interactions have the usage"),
+    NotSeen("/{}:batchGenerateContent", "spent when the batch runs; each of its responses has its usage"),
+    NotSeen("/{}:asyncBatchEmbedContent", "spent when the batch runs"),
+    NotSeen("/batchPredictionJobs", "spent when the batch runs; each of its responses has its usage"),
+    NotSeen("/tuningJobs", "trains at the provider; tunings.get(name=...).tuning_data_stats has the sum"),
+    NotSeen("/tunedModels", "trains at the provider"),
+    NotSeen("/{}:importFile", "the file is embedded at the provider, which reports nothing"),
+    NotSeen(
+        "/upload/{}:uploadToFileSearchStore", "the file is embedded at the provider, which reports nothing"
+    ),
+)
+"""What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, Tally, count_of, fields_of, get
+from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, fields_of, get
 from .openai import ChatDialect, ChatTally, EmbeddingsDialect, MediaDialect, ResponsesDialect
 
-__all__ = ["ENDPOINTS", "FREE"]
+__all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 
 
 class MistralChatTally(ChatTally):
@@ -164,3 +164,43 @@ FREE = (
     "/batch/jobs/{}/cancel",
 )
 """POST paths that report no tokens: priced by the page or by the request, or done later."""
+
+MANAGED = (
+    "/agents",
+    "/audio/agents",
+    "/audio/voices",
+    "/client/sessions",
+    "/connectors",
+    "/context/search-indexes",
+    "/files",
+    "/fine_tuning/models",
+    "/libraries",
+    "/observability",
+    "/service-accounts",
+    "/triggers",
+    "/v2/prompts",
+    "/v2/skills",
+    "/webhooks",
+    "/workflows",
+)
+"""What is stored, configured and searched: a POST to one of these, or below it, reports no tokens."""
+
+_SOCKET = "a websocket; its last event holds the usage"
+_WORKFLOW = "runs at the provider, and may ask models there"
+_JUDGE = "a judge answers at the provider, which reports nothing"
+
+NOT_SEEN = (
+    NotSeen("audio.realtime.connect", _SOCKET),
+    NotSeen("audio.realtime_speech.connect", _SOCKET),
+    NotSeen("/audio/sessions", "the session goes on at the provider"),
+    NotSeen("/batch/jobs", "spent when the batch runs; each line of its output has its usage"),
+    NotSeen("/observability/judges/{}/live-judging", _JUDGE),
+    NotSeen("/observability/dataset-records/{}/live-judging", _JUDGE),
+    NotSeen("/context/search-indexes/{}/documents", "embedded at the provider, which reports nothing"),
+    NotSeen("/context/search-indexes/{}/summary_field/{}", "written at the provider, which reports nothing"),
+    NotSeen("/workflows/{}/execute", _WORKFLOW),
+    NotSeen("/workflows/registrations/{}/execute", _WORKFLOW),
+    NotSeen("/workflows/schedules", _WORKFLOW),
+    NotSeen("/workflows/schedules/{}/trigger", _WORKFLOW),
+)
+"""What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""

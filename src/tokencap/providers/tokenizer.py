@@ -14,10 +14,12 @@ from typing import Any
 
 from ..policy import Provider
 
-__all__ = ["count_text"]
+__all__ = ["TABLES", "count_text"]
 
 log = logging.getLogger("tokencap.estimates")
 
+TABLES = ("o200k_base", "cl100k_base")
+"""The tables of tiktoken that are used."""
 _LONGEST = 200_000
 """Characters that are read; the rest of a longer text is assumed to be alike."""
 _REMEMBERED = 4_096

@@ -1,7 +1,7 @@
 -- What every script begins with. A budget has these keys, all in one slot:
 --   KEYS, first of each group: a hash
 --     l life, n epoch, u used, r reserved, c calls, x expired, o override, f limit as last configured,
---     z time of the last reset, m marks passed as " share=attempt ..."
+--     t thresholds, for whoever looks, z time of the last reset, m marks passed as " share=attempt ..."
 --     w window: "period at before previous left granted by": the text of the period ('-': for ever), which
 --       window (see _window); the epoch of the one before ('-': none), what was used there and how many of
 --       its calls are still held; what was granted for this one and which attempt did it

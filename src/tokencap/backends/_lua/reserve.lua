@@ -1,5 +1,6 @@
 -- ARGV: clock, attempt, id, charge, lease, look ('1': hold nothing), most (of an elastic hold, or ''),
--- then per budget "limit ceiling need amount elastic" (no ceiling: '-'), then per budget its period.
+-- then per budget "limit ceiling need amount elastic thresholds" (no ceiling: '-'; thresholds after a '+' if
+-- they are to be noted, else after a '='), then per budget its period.
 -- Answer, per budget: what it holds ('-': refused), its epoch, its state without this call; joined by ';'.
 local id, charge, lease = ARGV[3], ARGV[4], ARGV[5]
 local budgets, refused, common, count = {}, ARGV[6] == '1', tonumber(ARGV[7]), #KEYS / 2
@@ -13,7 +14,9 @@ for i = 1, count do
   turn(b, ARGV[7 + count + i])
   -- Without a call in flight nobody can have died.
   if b.calls > 0 or b.left > 0 or b.hold then sweep(b, b.due, id) end
-  local limit, ceiling, need, amount, elastic = string.match(ARGV[7 + i], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+  local limit, ceiling, need, amount, elastic, news, thresholds =
+    string.match(ARGV[7 + i], '^(%S+) (%S+) (%S+) (%S+) (%S+) (.)(%S*)$')
+  if news == '+' or b.fresh and thresholds ~= '' then b.thresholds = thresholds end
   b.limit, b.need, b.amount, b.elastic = tonumber(limit), tonumber(need), tonumber(amount), elastic == '1'
   if b.hold then
     local mine, _, epoch, time = string.match(b.hold, '^(%d+) (%d+) (%d+) (%d+)$')
@@ -61,6 +64,7 @@ for i, b in ipairs(budgets) do
     b.configured = b.limit
     save(b, 'm', b.marks)
   end
+  if b.thresholds then redis.call('HSET', b.counter, 't', b.thresholds) end
   answer[i] = held .. ' ' .. token .. ' ' .. before
 end
 return table.concat(answer, ';')
