@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import tokencap
 from stores import BACKENDS, STORES, Store
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.protocol import Backend
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tokencap", deadline=None)
+hypothesis.settings.load_profile("tokencap")
 
 
 class Driven:
