@@ -73,7 +73,7 @@ async def arun(flow: Flow[T]) -> T:
                         raise cancelled
                     reply = await step.coroutine(*step.args)
                 else:
-                    answer = step.coroutine(*step.args)
+                    answer: Any = step.coroutine(*step.args)
                     if answer.__class__ is Ready:
                         reply = answer.value
                     elif _in_asyncio():

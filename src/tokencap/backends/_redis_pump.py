@@ -100,10 +100,11 @@ class AsyncLine:
 
     async def _hand_out(self) -> None:
         commands, future = self._sent[0]
+        answer: Any = None
+        error: Exception | None = None
         for _ in commands:
-            answer = error = None
             try:
-                answer = await self._connection.read_response()
+                answer, error = await self._connection.read_response(), None
             except self._answered as refusal:
                 # An error as an answer leaves the connection as good as it was.
                 error = refusal
