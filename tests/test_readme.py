@@ -2,10 +2,11 @@
 
 Each Python block runs by itself, with real SDK clients that go to the loopback provider, in an empty folder.
 Lines of it that begin with `# ->` are the output it has to have. A comment right above a block changes that:
-`<!-- continues -->` runs it after the block before it, in one program, and `<!-- needs redis -->` with
-REDIS_URL set to a real server. `<!-- compile only: why -->` is for packages that are not dependencies of this
-project: such a block has to compile, and its calls of tokencap have to fit the real signatures. What begins
-with `file:` or `line of:` is run by `providers/test_sixth.py`.
+`<!-- continues -->` runs it after the block before it, in one program, `<!-- needs redis -->` with REDIS_URL
+set to a real server, and `<!-- needs the other SDKs -->` where Gemini, Mistral and Cohere answer too.
+`<!-- compile only: why -->` is for packages that are not dependencies of this project: such a block has to
+compile, and its calls of tokencap have to fit the real signatures. What begins with `file:` or `line of:` is
+run by `providers/test_sixth.py`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,21 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import tokencap
+import wire_cohere  # noqa: F401  adds its answers
+import wire_gemini  # noqa: F401
+import wire_mistral  # noqa: F401
 from backends.redis_servers import shared_server
 from tokencap._loopback import LoopbackProvider
+from wire import Wire
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
@@ -102,7 +109,7 @@ def expect_all_named(missing: object) -> None:
         pytest.skip(text)
 
 
-NOTES = ("", "continues", "needs redis", "demo")
+NOTES = ("", "continues", "needs redis", "needs the other SDKs", "demo")
 
 
 def test_every_block_says_what_it_is() -> None:
@@ -128,6 +135,44 @@ def _said(printed: str, shown: list[str]) -> list[str]:
     return lines
 
 
+class _OverHTTP(BaseHTTPRequestHandler):
+    """What the call matrix is answered with in memory, for the SDKs as they come."""
+
+    wire: Wire
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        _, reply = self.wire.receive("POST", f"http://wire{self.path}", dict(self.headers), body)
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"".join(reply.chunks))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def other_providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for module in ("google.genai", "mistralai.client", "cohere"):
+        pytest.importorskip(module)
+    from mistralai.client import sdkconfiguration
+
+    handler = type("Handler", (_OverHTTP,), {"wire": Wire()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", f"{url}/gemini")
+        monkeypatch.setenv("CO_API_URL", f"{url}/cohere")
+        for name in sdkconfiguration.SERVERS:
+            monkeypatch.setitem(sdkconfiguration.SERVERS, name, f"{url}/mistral")
+        for name in ("GEMINI_API_KEY", "MISTRAL_API_KEY", "CO_API_KEY"):
+            monkeypatch.setenv(name, "none")
+        yield
+        server.shutdown()
+
+
 @pytest.mark.parametrize("program", _programs(), ids=lambda program: program[0].place)
 def test_blocks_run_and_print_what_they_show(
     program: list[Block], loopback: LoopbackProvider, request: pytest.FixtureRequest, monkeypatch: Any
@@ -135,6 +180,8 @@ def test_blocks_run_and_print_what_they_show(
     monkeypatch.delenv("TOKENCAP_LIMIT", raising=False)
     if any(block.note == "needs redis" for block in program):
         monkeypatch.setenv("REDIS_URL", shared_server().url)
+    if any(block.note == "needs the other SDKs" for block in program):
+        request.getfixturevalue("other_providers")
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in program:
         code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")

@@ -11,6 +11,8 @@ import uuid
 import pytest
 
 from backends.redis_servers import Server, Watched, fresh_prefix, until
+from tokencap._audit import Who
+from tokencap._entry import Ahead
 from tokencap.backends.redis import RedisBackend
 from tokencap.budget import BudgetKey, BudgetState, Hold, Mark
 from tokencap.errors import BackendError
@@ -222,6 +224,21 @@ class TestLostData:
         granted = reserve.backend.reserve(new(), [hold(limit=50)], 10, LEASE)
         assert granted.states == (BudgetState(A, 50, 0),)
         assert reserve.backend.reserve(new(), [hold(limit=50, need=31)], 10, LEASE).refused == (A,)
+
+    def test_thresholds_travel_with_the_next_call(self, own, reserve):
+        ahead = hold()._replace(thresholds="0.5=WARN")
+        for _ in range(2):
+            reserve.backend.reserve(new(), [ahead], 10, LEASE)
+            assert reserve.backend.budgets()[0].thresholds == (Ahead(0.5, ("WARN",)),)
+            own.admin("FLUSHALL")
+
+    def test_a_change_that_cannot_be_noted_is_not_made(self, own, reserve):
+        (name,) = [each for each in own.admin("KEYS", "*") if each.endswith(b":c")]
+        own.admin("SET", name[:-1] + b"h", "not a list")
+        for action, tokens in (("limit", 500), ("grant", 500), ("reset", None)):
+            with pytest.raises(BackendError):
+                reserve.backend.change(A, action, tokens, Who("mo", "host-1"))
+        assert reserve.backend.get_states([(A, 100)]) == (BudgetState(A, 100, 0, 20, 1),)
 
     def test_what_was_lost_is_not_alive(self, own, reserve):
         reserve("call")

@@ -8,11 +8,12 @@ import threading
 
 import pytest
 
+from tokencap._audit import Who
 from tokencap._entry import Entry, Label
 from tokencap.backends import _sqlite_ledger
 from tokencap.backends._sqlite_schema import VERSION
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.budget import BudgetKey, Hold
+from tokencap.budget import BudgetKey, BudgetState, Hold
 from tokencap.errors import BackendError
 from tokencap.ledger import Retention
 
@@ -218,6 +219,19 @@ def test_counts_of_a_file_without_a_ledger_are_kept(tmp_path):
     old = sqlite3.connect(tmp_path / "x.db")
     assert old.execute("PRAGMA user_version").fetchone() == (VERSION,)
     old.close()
+
+
+def test_a_change_that_cannot_be_noted_is_not_made(tmp_path):
+    backend = SQLiteBackend(tmp_path / "x.db")
+    backend.settle(backend.reserve("call", [Hold(A, 100, 1.0, 10, 20)], 10, 60.0).reservation, 33)
+    other = sqlite3.connect(tmp_path / "x.db")
+    other.executescript("DROP TABLE changes")
+    other.close()
+    for action, tokens in (("limit", 500), ("grant", 500), ("reset", None)):
+        with pytest.raises(BackendError, match="no such table"):
+            backend.change(A, action, tokens, Who("mo", "host-1"))
+    assert backend.get_states([(A, 100)]) == (BudgetState(A, 100, 33),)
+    backend.close()
 
 
 def test_an_answer_that_cannot_be_read_is_an_error_of_the_store(tmp_path):

@@ -284,16 +284,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     report.write(place / "link.html", "new")
     assert (place / "r.html").read_text() == "new"
     assert (place / "link.html").is_symlink()
-    monkeypatch.setattr(
-        os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    with pytest.raises(report.TokencapError, match="No space left on device"):
-        report.write(place / "r.html", "newer")
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(full))
+        with pytest.raises(report.TokencapError, match="No space left on device"):
+            report.write(place / "r.html", "newer")
     assert (place / "r.html").read_text() == "new"
     assert sorted(path.name for path in place.iterdir()) == ["link.html", "r.html"]
     store = str(ledger_of(tmp_path / "tokencap.db"))
     assert main(["report", "--backend", store, "-o", "-"]) == 0
     assert capsys.readouterr().out.startswith("<!doctype html>")
+    assert main(["report", "--backend", store, "--json", "-o", str(place / "r.json")]) == 0
+    assert json.loads((place / "r.json").read_text())["total"]["tokens"] == 36_641
     assert main(["report", "--backend", store, "-o", os.devnull]) == 0
     assert not Path(os.devnull).is_file()
 

@@ -96,7 +96,8 @@ def test_a_store_that_fails_is_said_and_watched_on(tmp_path: Path) -> None:
         terminal.until(lambda: "sqlite:" in terminal.lines[-1])
         assert " 60.0 % " in terminal.line("tenant=acme")
         place.rmdir()
-        place.write_bytes(whole)
+        (tmp_path / "whole").write_bytes(whole)
+        (tmp_path / "whole").rename(place)
         terminal.until(lambda: "q: leave" in terminal.lines[-1])
         terminal.type(b"q")
         assert terminal.ended() == 0

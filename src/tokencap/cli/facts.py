@@ -103,7 +103,7 @@ def fold(sums: Sequence[Sum], step: int, most_rows: int = MOST_ROWS) -> Facts:
         widest = room.index(max(room))
         if not room[widest]:
             raise ValueError(f"{most_rows} rows are too few")
-        room[widest] //= 4
+        room[widest] //= 2
     values: dict[str, Sequence[Value]] = {}
     rest: dict[str, int] = {}
     for (facet, names), kept in zip(ranked.items(), room):

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
         [
             ("tokencap report -o report.html", "the last 30 days"),
             ("tokencap report --since 7d --title 'Week 12' -o week12.html", "a week, with a heading"),
-            ("tokencap report --since ever --json > report.json", "what the page is made of, for a script"),
+            ("tokencap report --since ever --json -o report.json", "what the page is made of, for a script"),
         ],
         notes=(
             "The file holds names (models, identifiers, tags) and counts, never a prompt or a reply. It is\n"
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         ),
     )
     parser.add_argument(
-        "-o", "--output", default="report.html", metavar="FILE", help="default: report.html; - is stdout"
+        "-o", "--output", metavar="FILE", help="default: report.html; with --json: -, which is stdout"
     )
     parser.add_argument(
         "--since", default="30d", metavar="TIME", help="24h, 7d, 2026-03-01 or `ever` (default: 30d)"
@@ -64,28 +64,26 @@ def add(commands: Commands) -> None:
 
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    path = Path(args.output).expanduser()
-    to_file = not (args.json or args.output == "-")
-    if to_file:
+    output = args.output or ("-" if args.json else "report.html")
+    path = None if output == "-" else Path(output).expanduser()
+    if path is not None:
         _check_place(path)
     with opened(args.backend) as backend:
         data = data_of(backend, None if args.since == "ever" else args.since, args.until)
-    if args.json:
-        console.json(data)
+    text = json.dumps(data) + "\n" if args.json else page_of(data, args.title)
+    if path is None:
+        console.write(text)
         return 0
-    page = page_of(data, args.title)
-    if not to_file:
-        console.write(page)
-        return 0
-    write(path, page)
+    write(path, text)
     total = data["total"]
     console.lines(
         [
-            f"{clean(args.output)}: {count(total['tokens'])} tokens in {count(total['calls'])} calls, "
-            f"{when(data['since'])} to {when(data['until'])}, {len(page) // 1000 + 1} kB",
-            f"Open it in a browser: {clean(path.absolute().as_uri())}",
+            f"{clean(output)}: {count(total['tokens'])} tokens in {count(total['calls'])} calls, "
+            f"{when(data['since'])} to {when(data['until'])}, {len(text) // 1000 + 1} kB"
         ]
     )
+    if not args.json:
+        console.lines([f"Open it in a browser: {clean(path.absolute().as_uri())}"])
     return 0
 
 
