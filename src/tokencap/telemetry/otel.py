@@ -26,7 +26,8 @@ class Otel:
     have a series each, labelled with the identifier; name none that has thousands of them, or whose
     identifiers are nobody else's business. `inference_usage=True` adds a histogram for each kind of token
     (`gen_ai.client.inference.usage.input_tokens` and so on) to the one for all, `gen_ai.client.token.usage`.
-    `spans=False` makes no spans, also where the SDK makes none. The providers are those of the process unless others are given.
+    `spans=False` makes no spans, also where the SDK makes none. The providers are those of
+    the process unless others are given.
     """
 
     identifiers: Collection[str] = ()
