@@ -41,8 +41,13 @@ class Driven:
         self._loop.close()
 
 
+# What is loaded until the first test begins is there to stay: not to be looked through again and again.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
     set_aside()
+    gc.enable()
 
 
 def set_aside() -> None:

@@ -1,4 +1,4 @@
-"""The programs of the README, as mypy --strict and pyright read them.
+"""The programs of the README, as mypy --strict and pyright read them: a part of `make lint`.
 
 The functions that a reader would write are left without annotations there, which is all that is allowed.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from test_readme import ROOT, _programs
+
+pytestmark = pytest.mark.types
 
 MYPY = [
     "--strict",

@@ -171,3 +171,18 @@ def test_another_prefix_is_another_ledger(backend, server):
     assert inputs(other) == []
     assert list(other.budgets()) == []
     other.close()
+
+
+def test_of_the_labels_of_a_day_only_those_of_the_calls_are_read_and_once(backend, monkeypatch):
+    labels = [GPT.replace("acme", f"tenant-{n}") for n in range(40)]
+    for label in labels:
+        backend.record([entry(label=label)] * 2)
+    asked = []
+    ask = backend._verbs.ask
+    monkeypatch.setattr(backend._verbs, "ask", lambda slot, *rest: asked.append(rest) or ask(slot, *rest))
+    newest = backend.calls(0.0, EVER, newest_first=True)
+    assert [next(newest)[1].label for _ in range(4)] == [labels[-1]] * 2 + [labels[-2]] * 2
+    assert [row.label for _, row in backend.calls(0.0, EVER)] == [each for each in labels for _ in range(2)]
+    assert [name for name, *_ in asked] == ["rows", "labels", "rows"]
+    assert sorted(asked[1][2]) == sorted(set(asked[1][2]))
+    assert len(asked[1][2]) == 40

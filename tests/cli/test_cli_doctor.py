@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from command import Clock, Command, filled, policy, spend
 
 import tokencap
 from tokencap import Guard
+from tokencap._coverage import Coverage
 from tokencap._entry import Entry, Label
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.cli import checks, checks_file, checks_store
+from tokencap.cli import checks, checks_file, checks_store, doctor
 from tokencap.cli.doctor import render
 from tokencap.cli.findings import NOTE, WELL, WRONG, Finding
 from tokencap.cli.main import main
@@ -40,6 +42,12 @@ def only(found: Iterable[Finding], level: str) -> Finding:
     return one
 
 
+def sql(path: Path, statement: str) -> Any:
+    """Run one statement and return its first row."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(statement).fetchone()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A store with something in it."""
@@ -50,7 +58,20 @@ def path(tmp_path: Path) -> Path:
 # -- the command -----------------------------------------------------------------------------------------
 
 
-def test_where_all_is_well_it_says_so(place: str, tokencap_: Command) -> None:
+@pytest.fixture(scope="module")
+def seen() -> Coverage:
+    """Read the SDKs' sources once, which takes a second."""
+    assert doctor.coverage is tokencap.coverage
+    return tokencap.coverage()
+
+
+@pytest.fixture
+def once(seen: Coverage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "coverage", lambda: seen)
+
+
+@pytest.mark.usefixtures("once")
+def test_where_all_is_well_it_says_so(place: str, tokencap_: Command, seen: Coverage) -> None:
     filled(place)
     done = tokencap_("doctor", "--json")
     answer = done.json()
@@ -63,7 +84,6 @@ def test_where_all_is_well_it_says_so(place: str, tokencap_: Command) -> None:
     assert any(
         one.what == "the 5 calls of the last 7 days were charged what the provider reported" for one in found
     )
-    seen = tokencap.coverage()
     assert answer["sdks"] == seen.sdks
     assert answer["coverage"] == [
         {**row._asdict(), "status": row.status.value, "methods": list(row.methods)} for row in seen.rows
@@ -73,6 +93,7 @@ def test_where_all_is_well_it_says_so(place: str, tokencap_: Command) -> None:
     assert any("messages.batches.create()" in one.what for one in found if one.area == "guarded")
 
 
+@pytest.mark.usefixtures("once")
 def test_what_is_wrong_is_in_the_exit_status_and_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     Path("tokencap.toml").write_text("limit = -1\nbackend = 'sqlite:gone/t.db'\n")
     assert main(["doctor"]) == 1
@@ -112,7 +133,7 @@ def test_a_store_that_is_not_there_yet_is_no_fault_and_none_is_made(tmp_path: Pa
 
 def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be read as one " * 20)
-    sqlite3.connect(tmp_path / "other.db").executescript("CREATE TABLE songs (name)").close()
+    sql(tmp_path / "other.db", "CREATE TABLE songs (name)")
     before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
     for name in ("notes.txt", "other.db", "", "none/t.db"):
         assert levels(checks_store.store(str(tmp_path / name))) == {"store": WRONG}
@@ -129,20 +150,16 @@ def test_a_damaged_file_is_found_out(path: Path) -> None:
 
 
 def test_tables_of_another_version_are_left_as_they_are(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
-        for version, level in ((999, WRONG), (2, NOTE)):
-            connection.execute(f"PRAGMA user_version = {version}")
-            connection.commit()
-            found = list(checks_store.store(str(path)))
-            assert f"schema {version}" in only(found, level).what
-            assert connection.execute("PRAGMA user_version").fetchone() == (version,)
-    connection.close()
+    for version, level in ((999, WRONG), (2, NOTE)):
+        sql(path, f"PRAGMA user_version = {version}")
+        assert f"schema {version}" in only(checks_store.store(str(path)), level).what
+        assert sql(path, "PRAGMA user_version") == (version,)
 
 
 def test_a_file_out_of_wal_mode_is_noted_and_stays_so(path: Path) -> None:
-    sqlite3.connect(path).execute("PRAGMA journal_mode = DELETE").connection.close()
+    sql(path, "PRAGMA journal_mode = DELETE")
     assert "delete mode" in only(checks_store.store(str(path)), NOTE).what
-    assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert sql(path, "PRAGMA journal_mode") == ("delete",)
 
 
 def test_a_file_that_cannot_be_written_is_wrong(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

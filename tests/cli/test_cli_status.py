@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def test_calls_in_flight_are_held(place: str, tokencap_: Command) -> None:
     guard = Guard(policy(tenant=1_000), {"tenant": "acme"}, backend)
     with guard, guard.call(provider="openai", model="gpt-5", estimate=70):
         found = budgets(tokencap_)["tenant=acme"]
+    backend.close()
     assert found["calls_in_flight"] == 1
     assert found["reserved"] >= 70
     assert found["remaining"] == 400 - found["reserved"]
@@ -240,7 +242,8 @@ def test_a_file_that_is_something_else_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be read as one " * 20)
-    sqlite3.connect(tmp_path / "other.db").executescript("CREATE TABLE songs (name); SELECT 1").close()
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE songs (name)")
     (tmp_path / "empty.db").touch()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name, said in [

@@ -160,6 +160,23 @@ def test_every_call_is_counted_once_and_forgotten_after_the_window() -> None:
     assert follower.look().total == Rate()
 
 
+def test_without_a_ledger_budgets_have_rates_all_the_same() -> None:
+    backend = Counting()
+    follower = Follower(backend, 60.0)
+    with Guard(policy(tenant=100_000), {"tenant": "acme"}, backend, ledger=False) as guard:
+        spend(guard, 1)
+        rates = []
+        for second in range(100):
+            live = follower.look()
+            rates.append(live.standings[0].burn.per_minute)
+            spend(guard, 100 if second < 70 else 0)
+            backend.time += 1
+    assert rates[0] == 0
+    assert set(rates[1:70]) == {6_000}
+    assert rates[99] == pytest.approx(6_000 * 31 / 60)
+    assert (live.calls, live.models) == ([], [])
+
+
 def test_of_too_many_calls_the_newest_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "_MOST_CALLS", 50)
     backend = Counting()

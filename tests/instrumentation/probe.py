@@ -1,10 +1,10 @@
-"""Run in a process of its own: one instrumentation, one order, every kind of call. Prints what it saw.
+"""Run in a process of its own: one instrumentation, some orders, every kind of call. Prints what each saw.
 
-    python probe.py LIBRARY ORDER
+    python probe.py LIBRARY ORDER...
 
-ORDER is `bare` (no Guard), or whether the instrumentation comes `before` or `after` `patch()`, or goes on a
-client that was wrapped. The output is JSON: the spans without what differs from run to run, the tokens that
-the Guard counted, and those that the provider billed.
+Each ORDER has a fork of its own: `bare` (no Guard), or whether the instrumentation comes `before` or `after`
+`patch()`, or goes on a client that was wrapped. It prints a line of JSON: the spans without what differs from
+run to run, the tokens that the Guard counted, and those that the provider billed.
 """
 
 from __future__ import annotations
@@ -201,9 +201,14 @@ def main(library: str, order: str) -> None:
             }
         )
     )
-    if library == "langfuse":
-        os._exit(sys.stdout.flush() or 0)  # it would try to reach its server for a while
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    for order in sys.argv[2:]:
+        child = os.fork()
+        if not child:
+            main(sys.argv[1], order)
+            sys.stdout.flush()
+            os._exit(0)  # some would try to reach their server for a while
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"{order} has failed")

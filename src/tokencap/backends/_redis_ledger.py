@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _DAY = 86_400
 _PAGE = 1_000
+_REMEMBERED = 10_000
 _KNOWN_AT_ONCE = 200
 
 
@@ -43,6 +44,7 @@ class LedgerReader:
         self._verbs = verbs
         self._run = run
         self._shards = shards
+        self._labels: dict[str, str] = {}
 
     def now(self) -> float:
         """As `LedgerBackend.now`."""
@@ -122,32 +124,40 @@ class LedgerReader:
         self, book: bytes, since: float, until: float, newest_first: bool
     ) -> Iterator[tuple[float, Entry]]:
         low, high = str(_milli(since)), str(_milli(until) - 1)
-        labels: dict[int, dict[str, str]] = {}
         while True:
             order = ("XREVRANGE", high, low) if newest_first else ("XRANGE", low, high)
             text = self._ask(slot_of(book), "rows", (book,), *order, str(_PAGE))
             lines = text.split("\n") if text else []
+            rows: list[tuple[float, str, str]] = []
             for line in lines:
                 entry, digest, row = line.split(" ", 2)
-                at = int(entry.partition("-")[0]) / 1000
-                label = self._label(book, int(at // _DAY), digest, labels)
-                if label is not None:
-                    yield at, read_row(label, row)
+                rows.append((int(entry.partition("-")[0]) / 1000, digest, row))
+            labels = self._labels_of(book, {digest: int(at // _DAY) for at, digest, _ in rows})
+            for at, digest, row in rows:
+                if digest in labels:
+                    yield at, read_row(labels[digest], row)
             if len(lines) < _PAGE:
                 return
             last = lines[-1].partition(" ")[0]
             low, high = (low, f"({last}") if newest_first else (f"({last}", high)
 
-    def _label(self, book: bytes, day: int, digest: str, labels: dict[int, dict[str, str]]) -> str | None:
-        found = labels.get(day, {}).get(digest)
-        if found is None:
-            # Not there yet, or made since; around midnight the server's two clocks may be a day apart.
-            for near in (day, day - 1, day + 1):
-                labels[near] = self._page(book, near)[0]
-                found = labels[near].get(digest)
-                if found is not None:
-                    break
-        return found
+    def _labels_of(self, book: bytes, days: dict[str, int]) -> dict[str, str]:
+        """Return the labels of these digests, which mean the same ever; beside each is a day of its row."""
+        known = self._labels
+        labels = {digest: known[digest] for digest in days if digest in known}
+        # Around midnight the server's two clocks may be a day apart.
+        for apart in (0, -1, 1):
+            wanted: dict[int, list[str]] = {}
+            for digest, day in days.items():
+                if digest not in labels:
+                    wanted.setdefault(day + apart, []).append(digest)
+            for day, digests in wanted.items():
+                texts = self._ask(slot_of(book), "labels", (self._day_key(book, day),), *digests).split("\n")
+                labels.update([pair for pair in zip(digests, texts) if pair[1]])
+        if len(labels) + len(self._labels) > _REMEMBERED:
+            self._labels = {}
+        self._labels.update(labels)
+        return labels
 
     def _page(self, book: bytes, day: int) -> tuple[dict[str, str], list[tuple[str, str, list[int]]]]:
         """Return the labels of a day by their digests, and its sums."""

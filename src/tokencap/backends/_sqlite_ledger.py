@@ -55,6 +55,8 @@ _SUMS = (
     " sum(written), sum(reasoning), sum(ms) FROM calls WHERE at >= ? AND at < ? GROUP BY label, ending{by}"
 )
 _TEXTS = "SELECT id, text FROM labels"
+# A row has a label of its day.
+_TEXTS_OF = f"{_TEXTS} WHERE day BETWEEN ? AND ?"
 _CALLS = (
     "SELECT at, text, ending, input, output, cached, written, reasoning, estimate, estimated, ms"
     " FROM calls JOIN labels ON id = label WHERE at {range} ORDER BY at {order} LIMIT ?"
@@ -164,7 +166,9 @@ class LedgerReader(ForkAware):
         query = _SUMS.format(period=shown, by=by)
         with self._reading() as execute:
             found = execute(query, (_micro(since), _micro(until))).fetchall()
-            texts = dict(execute(_TEXTS).fetchall()) if found else {}
+            texts = (
+                dict(execute(_TEXTS_OF, (since // _DAY - 1, until // _DAY + 1)).fetchall()) if found else {}
+            )
         return [
             Sum._make((texts[label], start, ENDINGS[ending], *counts, ms / 1000))
             for label, ending, start, *counts, ms in found

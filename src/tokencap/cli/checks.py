@@ -6,7 +6,6 @@ import logging
 import platform
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -22,7 +21,8 @@ from ..providers.tokenizer import TABLES
 from .findings import Finding, note, well, wrong
 
 if TYPE_CHECKING:
-    from .._coverage import Coverage
+    from .._coverage import Coverage, CoverageRow
+    from ..clients.family import Family
 
 __all__ = ["configured", "guarded", "installed", "tokenizer", "too_old"]
 
@@ -129,33 +129,39 @@ def _warnings() -> Iterator[list[str]]:
 def guarded(coverage: Coverage) -> Iterator[Finding]:
     """Say what budgets can see of what the installed SDKs can do."""
     area = "guarded"
-    for family in families():
-        if family.package not in coverage.sdks:
-            continue
-        rows = [row for row in coverage.rows if row.provider == family.provider.value]
-        many = Counter(row.status for row in rows)
-        yield well(area, f"{family.package}: {many[CoverageStatus.TRACKED]} paths are counted and stopped")
-        for status, what, do in (
-            (
-                CoverageStatus.NOT_SEEN,
-                "spend what no budget sees",
-                "guard them with guard.call(), or book what they report; python -c 'import tokencap; "
-                "print(tokencap.coverage())' says where each reports it",
-            ),
-            (
-                CoverageStatus.UNKNOWN,
-                "are in no table of tokencap: never stopped, and counted if the reply reports tokens",
-                "see whether a newer tokencap knows them",
-            ),
-        ):
-            names = sorted({method for row in rows if row.status is status for method in row.methods})
+    here = [family for family in families() if family.package in coverage.sdks]
+    for family in here:
+        many = len(_rows(coverage, family, CoverageStatus.TRACKED))
+        yield well(area, f"{family.package}: {many} paths are counted and stopped")
+    for status, what, do in (
+        (
+            CoverageStatus.NOT_SEEN,
+            "spent without any budget seeing it",
+            "if the app uses them, guard.call() counts them. python -c 'import tokencap; "
+            "print(tokencap.coverage())' says where each reports what it spent",
+        ),
+        (
+            CoverageStatus.UNKNOWN,
+            "in no table of tokencap, so never stopped, and counted only if the reply reports tokens",
+            "see whether a newer tokencap knows them",
+        ),
+    ):
+        found = []
+        for family in here:
+            names = {method for row in _rows(coverage, family, status) for method in row.methods}
             if names:
-                yield note(area, f"{family.package}: {_some(names)} {what}", do)
+                found.append(f"{family.package}: {_some(sorted(names))}")
+        if found:
+            yield note(area, f"{what}: {'; '.join(found)}", do)
+
+
+def _rows(coverage: Coverage, family: Family, status: CoverageStatus) -> list[CoverageRow]:
+    return [row for row in coverage.rows if row.provider == family.provider.value and row.status is status]
 
 
 def _some(names: list[str], most: int = 3) -> str:
     shown = ", ".join([f"{name}()" for name in names[:most]])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} other methods"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def tokenizer() -> Iterator[Finding]:

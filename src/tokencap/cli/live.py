@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._entry import Entry, KnownBudget, Label
-from ..budget import Asked, BudgetKey
+from ..budget import Asked, BudgetKey, BudgetState
 from .standing import Burn, Standing, unknown_budget, urgency
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class Follower:
         self._whole_since = 0.0
         self._latest: deque[Seen] = deque(maxlen=_LATEST)
         self._labels: dict[str, Label] = {}
+        self._counts: dict[BudgetKey, deque[tuple[float, int]]] = {}
         self._read_until = 0.0
 
     def look(self) -> Live:
@@ -195,7 +196,7 @@ class Follower:
             some = [self._known[key] for key in chosen[start : start + _AT_ONCE]]
             states = self._backend.get_states([Asked(one.key, one.limit, one.period) for one in some])
             standings += [
-                Standing(state, one.override, self._burn(one.key, span), now, one.thresholds)
+                Standing(state, one.override, self._burn(state, now, span), now, one.thresholds)
                 for one, state in zip(some, states)
             ]
         if due:
@@ -204,13 +205,26 @@ class Follower:
             self._asked_again_at = self._asked_at + _SHARE * (self._asked_at - at)
         standings = sorted(standings, key=urgency)[:_MOST_STATES]
         self._shown = [one.state.key for one in standings]
+        if len(self._counts) > 2 * _AT_ONCE:
+            self._counts = {key: self._counts[key] for key in self._shown if key in self._counts}
         return standings
 
     def _is_asked_for(self, key: BudgetKey) -> bool:
         return self._dimension in (None, key.dimension) and self._identifier in (None, key.identifier)
 
-    def _burn(self, key: BudgetKey, span: float) -> Burn:
-        return Burn(sum([step.budgets.get(key, 0) for step in self._steps.values()]) * _MINUTE / span)
+    def _burn(self, state: BudgetState, now: float, span: float) -> Burn:
+        if self._latest:
+            return Burn(
+                sum([step.budgets.get(state.key, 0) for step in self._steps.values()]) * _MINUTE / span
+            )
+        # Nobody keeps a ledger: what was added since we look, at most in the window.
+        counts = self._counts.setdefault(state.key, deque())
+        if not counts or now - counts[-1][0] >= self._window / _STEPS:
+            counts.append((now, state.used))
+        while now - counts[0][0] > self._window and len(counts) > 1:
+            counts.popleft()
+        since, used = counts[0]
+        return Burn(max(0, state.used - used) * _MINUTE / max(now - since, _SHORTEST))
 
 
 def _rate(counts: Iterable[int], span: float) -> Rate:

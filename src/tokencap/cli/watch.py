@@ -195,7 +195,7 @@ def _calls(calls: Sequence[Seen], look: Look) -> list[str]:
         ]
         for seen in calls
     ]
-    return table(["call", "model", "tokens", "ended", "took", "for"], cells, look, "llrlrl", ["took", "for"])
+    return table(["call", "model", "tokens", "ended", "took", "for"], cells, look, "llrlrl", ["took"])
 
 
 def _keys(seen: Seen) -> list[BudgetKey]:

@@ -94,7 +94,7 @@ _SPELLINGS = (
 )
 
 _PARAMETER = re.compile(r"\{+[^{}]*(?:\([^)]*\))?\}+")
-_VERSION = re.compile(r"\{+api_version\}+/")
+_VERSION = re.compile(r"\{+api_version\}+/|(?<=upload/)v\d\w*/")
 
 
 def sdk_version(package: str) -> str | None:

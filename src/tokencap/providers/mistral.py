@@ -176,6 +176,7 @@ MANAGED = (
     "/fine_tuning/models",
     "/libraries",
     "/observability",
+    "/rag",
     "/service-accounts",
     "/triggers",
     "/v2/prompts",
@@ -187,6 +188,7 @@ MANAGED = (
 
 _SOCKET = "a websocket; its last event holds the usage"
 _WORKFLOW = "runs at the provider, and may ask models there"
+_EMBEDDED = "embedded at the provider, which reports nothing"
 _JUDGE = "a judge answers at the provider, which reports nothing"
 
 NOT_SEEN = (
@@ -196,7 +198,8 @@ NOT_SEEN = (
     NotSeen("/batch/jobs", "spent when the batch runs; each line of its output has its usage"),
     NotSeen("/observability/judges/{}/live-judging", _JUDGE),
     NotSeen("/observability/dataset-records/{}/live-judging", _JUDGE),
-    NotSeen("/context/search-indexes/{}/documents", "embedded at the provider, which reports nothing"),
+    NotSeen("/context/search-indexes/{}/documents", _EMBEDDED),
+    NotSeen("/rag/managed_indexes/{}/documents", _EMBEDDED),
     NotSeen("/context/search-indexes/{}/summary_field/{}", "written at the provider, which reports nothing"),
     NotSeen("/workflows/{}/execute", _WORKFLOW),
     NotSeen("/workflows/registrations/{}/execute", _WORKFLOW),
