@@ -318,7 +318,7 @@ def test_an_app_that_uses_tokencap_itself_gets_the_guard_of_the_run(loopback: Lo
         import tokencap
         guard = tokencap.init(tokencap.Policy.blocking(10), quiet=True)
         import openai
-        tokencap.patch(limit=10)
+        tokencap.patch(limit=10, providers=["openai"])
         client = tokencap.wrap(openai.OpenAI())
         for n in range(5):
             client.chat.completions.create(
@@ -406,7 +406,6 @@ def test_without_options_it_is_as_configured_wherever_the_app_works(loopback: Lo
 
 def test_many_runs_share_a_budget_and_are_told_apart_by_tags(loopback: LoopbackProvider) -> None:
     app("app.py", "call()")
-    same = ["--limit", "100", "--id", "session=nightly"]
     statuses = [
         run(*same, *(f"--tag={tag}" for tag in tags), "app.py").returncode
         for tags in (["agent=planner", "env=test"], ["agent=writer"])
