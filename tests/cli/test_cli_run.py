@@ -406,6 +406,7 @@ def test_without_options_it_is_as_configured_wherever_the_app_works(loopback: Lo
 
 def test_many_runs_share_a_budget_and_are_told_apart_by_tags(loopback: LoopbackProvider) -> None:
     app("app.py", "call()")
+    same = ["--limit", "100", "--id", "session=nightly"]
     statuses = [
         run(*same, *(f"--tag={tag}" for tag in tags), "app.py").returncode
         for tags in (["agent=planner", "env=test"], ["agent=writer"])
