@@ -115,6 +115,11 @@ class CallSession:
             self._reservation = self.plan.unreserved(self.id)
             self._open.append(os.getpid())
             return {}
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # Interrupted, and maybe with a hold that was made.
+                runtime.keeper.disown(self.plan, self.id)
+            raise
         self.estimate, self.bound = admission.estimate, admission.bound
         self._reservation = admission.reservation
         self._held = max([hold.amount for hold in admission.reservation.holds], default=0)
@@ -204,10 +209,12 @@ class CallSession:
             settlement: Settlement = yield runtime.settle(reservation, tokens, marks, entry)
             if self.plan.observes:
                 passed(self, settlement.states, tokens)
-        except BackendError:
+        except BaseException as error:
             # The reply was paid for and goes to the caller; the settlement is kept and tried again.
             runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
-            return
+            if isinstance(error, BackendError):
+                return
+            raise  # the end of an event loop, say, that cancels all that is under way
         finally:
             runtime.queue.wake()
             if self.plan.observes and runtime.observed:
