@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import gc
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ class Driven:
 
 
 LONGEST = (
+    "test_by_hand",
     "test_cli_run",
     "test_contract",
     "test_failing_stores",
@@ -109,13 +111,33 @@ def _nobody_is_trusted() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def _empty_folders() -> list[Path]:
+    return []
+
+
 @pytest.fixture(autouse=True)
-def fresh_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Process-wide state ends with its test, and the default `tokencap.db` lands in the test's folder."""
-    monkeypatch.chdir(tmp_path)
+def fresh_process(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    _empty_folders: list[Path],
+) -> Iterator[None]:
+    """Process-wide state ends with its test, and the default `tokencap.db` lands in the test's folder.
+
+    Tests that do not ask for it share one, until something is left in it.
+    """
+    shares = "tmp_path" not in request.fixturenames
+    if not shares:
+        home = request.getfixturevalue("tmp_path")
+    else:
+        home = _empty_folders.pop() if _empty_folders else tmp_path_factory.mktemp("home")
+    monkeypatch.chdir(home)
     yield
     tokencap.unpatch()
     tokencap.teardown()
+    if shares and not os.listdir(home):
+        _empty_folders.append(home)
 
 
 @pytest.fixture(scope="session")
