@@ -51,7 +51,7 @@ class AsyncLine:
 
     async def refresh(self) -> bool:
         """As `Line.refresh`."""
-        if self._pumping is None:
+        if not self._in_use():
             await self._disconnect()
         return True
 
@@ -65,7 +65,7 @@ class AsyncLine:
     async def _ask(self, commands: list[bytes]) -> Any:
         asked = _Asked(commands, asyncio.get_running_loop().create_future())
         self._unsent.append(asked)
-        if self._pumping is None:
+        if not self._in_use():
             self._pumping = asyncio.ensure_future(self._pump())
         try:
             return await asked.answer
@@ -75,6 +75,10 @@ class AsyncLine:
                 self._pumping.cancel()
             raise
 
+    def _in_use(self) -> bool:
+        # A task that is cancelled before it begins has no chance to say that it ended.
+        return self._pumping is not None and not self._pumping.done()
+
     async def _pump(self) -> None:
         """Send what is asked and hand out the answers, until there is nothing left to do."""
         try:
@@ -83,20 +87,24 @@ class AsyncLine:
                     self._connection = self._pool.make_connection()
                     await self._connection.connect()
                 if self._unsent:
-                    asked, self._unsent = self._unsent, []
+                    # What was given up meanwhile is not begun.
+                    asked = [one for one in self._unsent if not one.answer.done()]
+                    self._unsent.clear()
                     self._sent.extend(asked)
                     commands = [command for one in asked for command in one.commands]
                     await self._connection.send_packed_command(commands, check_health=False)
-                await self._hand_out()
-        except BaseException as error:
-            await self._disconnect()
-            self._fail(error)
-            if not isinstance(error, Exception):
-                raise
-        finally:
+                if self._sent:
+                    await self._hand_out()
             self._pumping = None
             if self._closed:
                 await self._disconnect()
+        except BaseException as error:
+            # First, so that nobody who gives up now interrupts what follows.
+            self._pumping = None
+            self._fail(error)
+            await self._disconnect()
+            if not isinstance(error, Exception):
+                raise
 
     async def _hand_out(self) -> None:
         commands, future = self._sent[0]
