@@ -6,7 +6,8 @@ VENV := .venv
 DEV := $(VENV)/dev
 DEMO := $(VENV)/demo
 TRACED := $(VENV)/instrumentation
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+# More than there may be cores, as the tests often wait; file by file, as the SDKs are slow at their first calls.
+PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # An activated environment or a stray path must not leak into these; and the many processes of the tests
@@ -30,8 +31,9 @@ smoke: $(DEMO)/.installed ## every feature on the loopback provider (with real k
 test: $(DEV)/.installed ## unit, property, matrix and integration tests
 	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(DEV)/bin/python -m pytest -p xdist.plugin -m "not live and not types" $(PARALLEL) $(ARGS)
 
-test-ordeal: $(DEV)/.installed ## 500 processes killed in mid-call, on SQLite and on Redis: are the books right?
-	SIGKILLS=$${SIGKILLS:-500} $(DEV)/bin/python -m pytest tests/test_sigkills.py -s $(ARGS)
+test-ordeal: $(DEV)/.installed ## 500 processes killed in mid-call, 500 random lives, on every store: are the books right?
+	SIGKILLS=$${SIGKILLS:-500} EXAMPLES=$${EXAMPLES:-500} \
+		$(DEV)/bin/python -m pytest tests/test_sigkills.py tests/properties/test_accounting.py -s $(ARGS)
 
 lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyright; also for the README
 	$(DEV)/bin/ruff check

@@ -373,6 +373,40 @@ def bench_stores() -> None:
                 row(f"{count} processes on one budget", f"{figures[1]}   (floor {figures[0]})")
 
 
+class Provider(asyncio.Protocol):
+    """A provider that answers each request after 50 ms, with as little work of its own as can be."""
+
+    BODY = json.dumps(CHAT).encode()
+    REPLY = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
+    )
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        length = head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]
+        if found and len(body) >= int(length):
+            self._received = b""
+            asyncio.get_running_loop().call_later(0.05, self._answer)
+
+    def _answer(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(self.REPLY)
+
+
+def provide(pipe: Any) -> None:
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", 0, backlog=1024)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
 async def throughput(which: Any, calls: int) -> float:
     prompt = [{"role": "user", "content": "hello"}]
 
@@ -385,38 +419,55 @@ async def throughput(which: Any, calls: int) -> float:
     return calls / (time.perf_counter() - start)
 
 
+async def shares(plain: openai.AsyncOpenAI, backend: Any) -> list[tuple[float, float]]:
+    """Return the throughputs of rounds of calls, unguarded and guarded."""
+    guard = Guard(Policy.blocking(10**12), backend=backend)
+    guarded = guard.wrap(plain)
+    await throughput(plain, 400)
+    await throughput(guarded, 400)
+    found = [(await throughput(plain, 1_000), await throughput(guarded, 1_000)) for _ in range(9)]
+    await backend.as_async().aclose()
+    await plain.close()
+    guard.teardown()
+    return found
+
+
 def bench_async() -> None:
     print("\n200 concurrent async calls against a provider that takes 50 ms")
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    provider = spawn.Process(target=provide, args=(theirs,), daemon=True)
+    provider.start()
+    options: dict[str, Any] = {"api_key": "x", "max_retries": 0}
+    loopback = f"http://127.0.0.1:{ours.recv()}/v1"
 
-    async def main(backend: Any) -> list[tuple[float, float]]:
+    def over_http() -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=loopback, **options)
+
+    def in_memory() -> openai.AsyncOpenAI:
         http = HTTP.AsyncClient(transport=transport(delay=0.05))
-        plain = openai.AsyncOpenAI(
-            api_key="x", base_url="http://loopback/v1", http_client=http, max_retries=0
-        )
-        guard = Guard(Policy.blocking(10**12), backend=backend)
-        guarded = guard.wrap(plain)
-        await throughput(plain, 200)
-        await throughput(guarded, 200)
-        found = [(await throughput(plain, 1_000), await throughput(guarded, 1_000)) for _ in range(7)]
-        await backend.as_async().aclose()
-        await plain.close()
-        guard.teardown()
-        return found
+        return openai.AsyncOpenAI(base_url="http://loopback/v1", http_client=http, **options)
 
     with redis_server() as url:
         for kind in ("sqlite", "redis"):
             if kind == "redis" and url is None:
                 continue
-            backend = open_store(kind, url)
-            found = asyncio.run(main(backend))
-            backend.close()
-            share = statistics.median(g / p for p, g in found)
-            row(
-                kind,
-                f"{statistics.median(g for _, g in found):,.0f} calls/s of {statistics.median(p for p, _ in found):,.0f} "
-                f"unguarded; {share:.1%}",
-                "bar: at least 90 %",
-            )
+            for make, where, bar in (
+                (over_http, "over HTTP on loopback", "bar: at least 90 %"),
+                (in_memory, "in memory, no network to wait for", ""),
+            ):
+                backend = open_store(kind, url)
+                found = asyncio.run(shares(make(), backend))
+                backend.close()
+                share = statistics.median(g / p for p, g in found)
+                row(
+                    f"{kind}, {where}",
+                    f"{statistics.median(g for _, g in found):,.0f} calls/s of "
+                    f"{statistics.median(p for p, _ in found):,.0f} unguarded; {share:.1%}",
+                    bar,
+                )
+    provider.terminate()
+    provider.join()
 
 
 async def worst_stall(backend: Any, calls: int, trouble: Callable[[], Any]) -> float:

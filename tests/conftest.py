@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import collections
 import gc
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import tokencap
 from stores import BACKENDS, STORES, Store
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.protocol import Backend
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tokencap", deadline=None)
+hypothesis.settings.load_profile("tokencap")
 
 
 class Driven:
@@ -36,6 +43,38 @@ class Driven:
         self._loop.close()
 
 
+LONGEST = (
+    "test_by_hand",
+    "test_cli_run",
+    "test_contract",
+    "test_failing_stores",
+    "test_redis_faults",
+    "test_matrix",
+    "test_leases",
+    "test_strict",
+    "test_accounting",
+    "test_concurrency",
+    "test_sigkills",
+    "test_patch",
+    "test_ledger_contract",
+    "test_cli_end_to_end",
+    "test_redis_cluster",
+    "test_sqlite",
+    "test_calendars",
+    "test_cli_completion",
+    "test_loopback_load",
+    "test_spans",
+    "test_readme",
+)
+"""The files that take longest. They are begun first, so that no process is busy long after the others."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 # What is loaded until the first test begins is there to stay: not to be looked through again and again.
 gc.disable()
 
@@ -50,7 +89,10 @@ def set_aside() -> None:
 
     A collection with all of that in view takes a tenth of a second, and hundreds of tests need one.
     """
-    gc.collect()
+    with warnings.catch_warnings():
+        # A client that is dropped unclosed and its socket are finalized in any order.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     gc.freeze()
 
 
@@ -69,13 +111,33 @@ def _nobody_is_trusted() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def _empty_folders() -> list[Path]:
+    return []
+
+
 @pytest.fixture(autouse=True)
-def fresh_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Process-wide state ends with its test, and the default `tokencap.db` lands in the test's folder."""
-    monkeypatch.chdir(tmp_path)
+def fresh_process(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    _empty_folders: list[Path],
+) -> Iterator[None]:
+    """Process-wide state ends with its test, and the default `tokencap.db` lands in the test's folder.
+
+    Tests that do not ask for it share one, until something is left in it.
+    """
+    shares = "tmp_path" not in request.fixturenames
+    if not shares:
+        home = request.getfixturevalue("tmp_path")
+    else:
+        home = _empty_folders.pop() if _empty_folders else tmp_path_factory.mktemp("home")
+    monkeypatch.chdir(home)
     yield
     tokencap.unpatch()
     tokencap.teardown()
+    if shares and not os.listdir(home):
+        _empty_folders.append(home)
 
 
 @pytest.fixture(scope="session")

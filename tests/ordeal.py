@@ -1,6 +1,7 @@
 """What a guarded call goes through while its store fails: the same for every store and every failure.
 
-`python ordeal.py FAILURE FOLDER` puts a SQLite store through the failures that need a process of their own.
+`python ordeal.py FOLDER FAILURE...` puts a SQLite store through each failure that needs a process of its own,
+all at the same time, and says when one has passed.
 """
 
 from __future__ import annotations
@@ -280,7 +281,7 @@ def main(failure: str, folder: str) -> None:
 
     if failure == "read_only":
         obey_modes()
-    path = os.path.join(folder, "tokencap.db")
+    path = os.path.join(folder, f"{failure}.db")
     backend = SQLiteBackend(path, timeout=TIMEOUT)
 
     @contextmanager
@@ -298,8 +299,15 @@ def main(failure: str, folder: str) -> None:
     backend.close()
     with contextlib.closing(sqlite3.connect(path)) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    print("passed")
+    print(f"{failure}: passed", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    children = []
+    for failure in sys.argv[2:]:
+        children.append(os.fork())
+        if not children[-1]:
+            main(failure, sys.argv[1])
+            sys.exit()
+    for child in children:
+        os.waitpid(child, 0)

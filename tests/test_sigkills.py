@@ -22,7 +22,7 @@ import sigkills
 from backends.redis_servers import fresh_prefix, shared_server
 from tokencap._loopback import LoopbackProvider
 
-KILLS = int(os.environ.get("SIGKILLS", "30"))
+KILLS = int(os.environ.get("SIGKILLS", "16"))
 PROCESSES = 8
 LEASE = 1.0
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Generator
-from typing import Any, Callable, NamedTuple, TypeVar
+from typing import Any, Callable, Generic, NamedTuple, TypeVar
 
-__all__ = ["Flow", "Step", "arun", "run"]
+__all__ = ["Flow", "Ready", "Step", "arun", "run"]
 
 T = TypeVar("T")
 
@@ -27,6 +27,19 @@ class Step(NamedTuple):
 
 
 Flow = Generator[Step, Any, T]
+
+
+class Ready(Generic[T]):
+    """The answer of a step that did not have to wait: awaiting it takes no turn of the event loop."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self.value
+        yield
 
 
 def run(flow: Flow[T]) -> T:
@@ -48,25 +61,27 @@ def run(flow: Flow[T]) -> T:
 async def arun(flow: Flow[T]) -> T:
     """Drive a flow to its end in this task.
 
-    A flow is never torn: a cancellation that arrives meanwhile is delivered when the flow has ended.
+    A flow is never torn: a cancellation that arrives meanwhile is delivered where it waits or has ended.
     """
     cancelled: asyncio.CancelledError | None = None
     try:
         step = next(flow)
         while True:
-            task = None if step.cancellable else _start(step)
             try:
-                while task is not None:
-                    try:
-                        await asyncio.shield(task)
-                        break
-                    except asyncio.CancelledError as error:
-                        if task.cancelled():
-                            raise
-                        cancelled = error
-                        if task.done():
-                            break
-                reply = await step.coroutine(*step.args) if task is None else task.result()
+                if step.cancellable:
+                    if cancelled is not None:
+                        raise cancelled
+                    reply = await step.coroutine(*step.args)
+                else:
+                    answer: Any = step.coroutine(*step.args)
+                    if answer.__class__ is Ready:
+                        reply = answer.value
+                    elif _in_asyncio():
+                        task = asyncio.ensure_future(answer)
+                        cancelled = await _end_of(task) or cancelled
+                        reply = task.result()
+                    else:
+                        reply = await answer
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -82,10 +97,24 @@ async def arun(flow: Flow[T]) -> T:
         raise
 
 
-def _start(step: Step) -> asyncio.Future[Any] | None:
-    """Begin a step in a task of its own, out of reach of our cancellation; None without asyncio."""
+def _in_asyncio() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return None
-    return asyncio.ensure_future(step.coroutine(*step.args))
+        return False
+    return True
+
+
+async def _end_of(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until a task has ended, however it does; return the cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if not task.cancelled():
+                cancelled = error
+        except BaseException:
+            if not task.done():
+                raise
+    return cancelled

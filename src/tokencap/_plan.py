@@ -131,6 +131,8 @@ class Plan(NamedTuple):
     """True when something is only observed."""
     unusable: tuple[str, ...] = ()
     """Dimensions, only observed, whose enforcement would have refused the call for want of an identifier."""
+    keys: tuple[BudgetKey, ...] = ()
+    """What its calls count on."""
 
     @classmethod
     def of(cls, name: str, budgets: Sequence[Budget]) -> Plan:
@@ -147,12 +149,8 @@ class Plan(NamedTuple):
                 for threshold in budget.thresholds
                 for action in threshold.actions
             ),
+            keys=tuple(budget.key for budget in budgets),
         )
-
-    @property
-    def keys(self) -> tuple[BudgetKey, ...]:
-        """What its calls count on."""
-        return tuple([budget.key for budget in self.budgets])
 
     @property
     def identifiers(self) -> dict[str, str]:

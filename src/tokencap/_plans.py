@@ -37,6 +37,11 @@ class Plans:
         self._ceilings = _ceilings(level for level in self._policies if level.enforce)
         self._watched = _ceilings(level for level in self._policies if not level.enforce)
         self._known: dict[tuple[tuple[_Part, ...], tuple[str, ...]], Plan] = {}
+        self._fixed = all(
+            one.limit is None or isinstance(one.limit, int) for one, _ in self.dimensions.values()
+        )
+        self._plain: Plan | None = None
+        """Of calls that say nothing of themselves, where every limit is a number."""
 
     def of(self, identifiers: Mapping[str, str], known_only: bool = False) -> Plan:
         """Return the plan for these identifiers.
@@ -46,6 +51,8 @@ class Plans:
         """
         if identifiers:
             self.check(identifiers)
+        elif self._plain is not None:
+            return self._plain
         parts, unusable = [], []
         for name, (policy, enforce) in self.dimensions.items():
             identifier = identifiers.get(name) or self.identifiers.get(name)
@@ -62,7 +69,10 @@ class Plans:
                 unusable.append(name)
         # By the limits too, which a function may change from call to call.
         key = tuple(parts), tuple(unusable)
-        return self._known.get(key) or self._make(*key)
+        plan = self._known.get(key) or self._make(*key)
+        if self._fixed and not identifiers and not unusable:
+            self._plain = plan
+        return plan
 
     def _make(self, parts: tuple[_Part, ...], unusable: tuple[str, ...]) -> Plan:
         budgets = []

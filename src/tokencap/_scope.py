@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, TypeVar, cast
 
@@ -163,9 +163,10 @@ class Caller(NamedTuple):
 _NOBODY = Caller({}, {})
 
 
-def owners() -> list[object]:
+def owners() -> Sequence[object]:
     """Return the Guards whose scopes were entered here, the innermost first."""
-    return [scope.owner for scope in reversed(_entered.get()) if scope.owner is not None]
+    scopes = _entered.get()
+    return [scope.owner for scope in reversed(scopes) if scope.owner is not None] if scopes else ()
 
 
 def caller(lineage: Iterable[object], tags: Mapping[str, str]) -> Caller:

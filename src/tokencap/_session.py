@@ -80,6 +80,7 @@ class CallSession:
         """Tokens the prompt cannot pass, as far as is known."""
         self.span: CallSpan | None = None
         """What OpenTelemetry is told of the call, where the SDK does not tell it."""
+        self.labelled: tuple[str, str] | None = None  # for which model, and how
         self._exact = exact
         self._reservation: Reservation | None = None
         self._held = 0
@@ -114,6 +115,11 @@ class CallSession:
             self._reservation = self.plan.unreserved(self.id)
             self._open.append(os.getpid())
             return {}
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                # Interrupted, and maybe with a hold that was made.
+                runtime.keeper.disown(self.plan, self.id)
+            raise
         self.estimate, self.bound = admission.estimate, admission.bound
         self._reservation = admission.reservation
         self._held = max([hold.amount for hold in admission.reservation.holds], default=0)
@@ -196,20 +202,22 @@ class CallSession:
         runtime.learned.learn(self, self._held)
         runtime.branch.spend(tokens)
         # What would have been warned is known only once it is settled.
-        if runtime.observed and not self.plan.observes:
+        if not self.plan.observes and runtime.observed:
             runtime.note(self._record(ending, tokens))
         entry = self._entry(ending, tokens) if runtime.ledger else None
         try:
             settlement: Settlement = yield runtime.settle(reservation, tokens, marks, entry)
             if self.plan.observes:
                 passed(self, settlement.states, tokens)
-        except BackendError:
+        except BaseException as error:
             # The reply was paid for and goes to the caller; the settlement is kept and tried again.
             runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
-            return
+            if isinstance(error, BackendError):
+                return
+            raise  # the end of an event loop, say, that cancels all that is under way
         finally:
             runtime.queue.wake()
-            if runtime.observed and self.plan.observes:
+            if self.plan.observes and runtime.observed:
                 runtime.note(self._record(ending, tokens))
         runtime.observe_states(settlement.states)
         if settlement.passed:

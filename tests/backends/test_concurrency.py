@@ -141,8 +141,10 @@ def a_process(opener, ceiling, seed):
     return sum(spent), passed
 
 
-@pytest.mark.parametrize("ceiling", [None, 1.0])
-@pytest.mark.parametrize("method", ["spawn", pytest.param("fork", marks=forks)])
+@pytest.mark.parametrize(
+    ("method", "ceiling"),
+    [("spawn", 1.0), pytest.param("fork", None, marks=forks), pytest.param("fork", 1.0, marks=forks)],
+)
 @may_fork_with_threads
 def test_what_processes_spend_adds_up(store, method, ceiling):
     if not store.shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ import pytest
 from command import Clock, Command, filled, policy, spend
 
 import tokencap
-from tokencap import Guard
+from tokencap import Guard, _coverage
 from tokencap._coverage import Coverage
 from tokencap._entry import Entry, Label
 from tokencap.backends.memory import MemoryBackend
@@ -23,6 +24,7 @@ from tokencap.cli.doctor import render
 from tokencap.cli.findings import NOTE, WELL, WRONG, Finding
 from tokencap.cli.main import main
 from tokencap.cli.text import Look, cells_of
+from tokencap.clients.methods import methods_of
 
 AREAS = ["installed", "configuration", "store", "clock", "unseen", "tokenizer", "guarded"]
 
@@ -46,6 +48,15 @@ def sql(path: Path, statement: str) -> Any:
     """Run one statement and return its first row."""
     with closing(sqlite3.connect(path)) as connection, connection:
         return connection.execute(statement).fetchone()
+
+
+_methods = functools.cache(methods_of)
+
+
+@pytest.fixture(autouse=True)
+def sources_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the SDKs, which takes a second."""
+    monkeypatch.setattr(_coverage, "methods_of", _methods)
 
 
 @pytest.fixture

@@ -218,6 +218,40 @@ def test_the_usage_of_a_call_goes_into_the_conventional_histogram(told: Told) ->
     }
 
 
+def test_no_records_are_made_while_nobody_collects_them(told: Told) -> None:
+    with Guard(Policy.blocking(1_000), backend=MemoryBackend()) as guard:
+        assert guard.runtime.observer is not None
+        assert not guard.runtime.observed
+        guard.on_call(print)
+        assert guard.runtime.observed
+    with guard_on(told) as guard:
+        assert guard.runtime.observed
+
+
+def test_each_kind_of_token_has_a_histogram_where_it_is_asked_for(told: Told) -> None:
+    prefix = "gen_ai.client.inference.usage."
+    with guard_on(told) as guard:
+        spend(guard, TokenUsage(100, 20))
+    assert not [name for name in told.metrics() if name.startswith(prefix)]
+    with guard_on(told, inference_usage=True) as guard:
+        spend(guard, TokenUsage(100, 20, cache_read_tokens=60, cache_write_tokens=30, reasoning_tokens=15))
+        spend(guard, TokenUsage(7, 2))
+    found = {name: metric for name, metric in told.metrics().items() if name.startswith(prefix)}
+    points = {name[len(prefix) :]: metric.data.data_points[0] for name, metric in found.items()}
+    assert {name: (point.count, point.sum) for name, point in points.items()} == {
+        "input_tokens": (2, 107),
+        "output_tokens": (2, 22),
+        "cache_read.input_tokens": (2, 60),
+        "cache_creation.input_tokens": (2, 30),
+        "reasoning.output_tokens": (2, 15),
+    }
+    assert dict(points["input_tokens"].attributes) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o",
+    }
+
+
 def test_the_names_are_those_of_the_conventions() -> None:
     from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as names
     from opentelemetry.semconv._incubating.metrics import gen_ai_metrics

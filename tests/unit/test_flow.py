@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 import pytest
 
-from tokencap._flow import Flow, Step, arun, run
+from tokencap._flow import Flow, Ready, Step, arun, run
 
 
 def step(name: str, log: list[str], error: BaseException | None = None, pause: float = 0.0) -> Step:
@@ -199,6 +199,45 @@ def test_a_step_that_cancels_itself_is_thrown_back_as_any_error() -> None:
         return "nothing"
 
     assert asyncio.run(arun(flow())) == "released"
+
+
+def test_a_cancellation_that_came_before_a_wait_is_delivered_at_the_wait() -> None:
+    log: list[str] = []
+
+    def flow() -> Flow[None]:
+        yield step("a", log, pause=0.01)
+        try:
+            yield step("wait", log, pause=60)._replace(cancellable=True)
+        finally:
+            log.append("left")
+
+    async def main() -> None:
+        task = asyncio.ensure_future(arun(flow()))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert log == ["begin a", "end a", "left"]
+
+
+def test_an_answer_that_is_there_takes_no_turn_of_the_event_loop() -> None:
+    turns: list[str] = []
+
+    def flow() -> Flow[int]:
+        first: int = yield Step(int, lambda: Ready(1), ())
+        second: int = yield Step(int, lambda: Ready(2), ())
+        return first + second
+
+    async def main() -> int:
+        asyncio.get_running_loop().call_soon(turns.append, "turn")
+        result = await arun(flow())
+        assert await Ready(result) == result
+        assert turns == []
+        return result
+
+    assert asyncio.run(main()) == 3
 
 
 def test_a_wait_is_cut_short_by_a_cancellation() -> None:

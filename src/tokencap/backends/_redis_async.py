@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import BackendError
 from . import _redis_topology as topology
 from ._redis_cluster import AsyncClusterLink
+from ._redis_pump import AsyncLine
 from ._redis_scripts import Call, Flow, Verbs
-from ._redis_wire import AsyncLine, AsyncLink, AsyncThrough, within
+from ._redis_wire import AsyncLink, AsyncThrough, within
 
 if TYPE_CHECKING:
     from .._entry import Entry
@@ -26,8 +27,8 @@ __all__ = ["AsyncRedisBackend"]
 
 T = TypeVar("T")
 
-# Verbs of one event loop under way at a time; more connections would only queue in the server.
-_WIDTH = 32
+# Verbs of one event loop under way at a time; more would only queue in the server.
+_WIDTH = 64
 
 
 class _Loop:

@@ -10,9 +10,10 @@ from typing import Any
 
 from . import _redis_topology as topology
 from ._fork import ForkAware, survive_forks
+from ._redis_pump import AsyncLine
 from ._redis_routes import Address, Ask, Learn, Routes
 from ._redis_scripts import Call
-from ._redis_wire import AsyncLine, Line, within
+from ._redis_wire import Line, within
 
 __all__ = ["AsyncClusterLink", "ClusterLink"]
 

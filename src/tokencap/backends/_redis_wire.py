@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ._fork import ForkAware, survive_forks
 from ._redis_scripts import Call
 
-__all__ = ["AsyncLine", "AsyncLink", "AsyncThrough", "Line", "Link", "pack", "within"]
+__all__ = ["AsyncLink", "AsyncThrough", "Line", "Link", "errors", "pack", "sentinels", "spell", "within"]
 
 # Bounds a block of coroutine code, in seconds. redis-py brings the second one where there is no first.
 within: Any = getattr(asyncio, "timeout", None) or import_module("async_timeout").timeout
@@ -32,7 +32,8 @@ def pack(parts: Iterable[str | bytes | int]) -> bytes:
     return b"".join(pieces)
 
 
-def _spell(call: Call, command: str, asking: bool = False) -> list[bytes]:
+def spell(call: Call, command: str, asking: bool = False) -> list[bytes]:
+    """Return the commands of a call. `asking`: to a node that is about to get the slot."""
     what = call.script.sha if command == "EVALSHA" else call.script.text
     packed = pack((command, what, len(call.keys), *call.keys, *call.args))
     return [pack(("ASKING",)), packed] if asking else [packed]
@@ -75,16 +76,16 @@ class Line(ForkAware):
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._answered, self._unknown_script = _errors()
+        self._answered, self._unknown_script = errors()
         self._idle: list[Any] = []
         survive_forks(self)
 
     def run(self, call: Call, *, asking: bool = False) -> bytes:
         """Return the answer of a script. `asking`: from a node that is about to get the slot."""
         try:
-            answer: bytes = self._ask(_spell(call, "EVALSHA", asking))
+            answer: bytes = self._ask(spell(call, "EVALSHA", asking))
         except self._unknown_script:
-            answer = self._ask(_spell(call, "EVAL", asking))
+            answer = self._ask(spell(call, "EVAL", asking))
         return answer
 
     def slots(self) -> Any:
@@ -107,7 +108,7 @@ class Line(ForkAware):
     def close(self) -> None:
         """Close the connections, those to sentinels too."""
         self.refresh()
-        for sentinel in _sentinels(self._pool):
+        for sentinel in sentinels(self._pool):
             sentinel.connection_pool.disconnect()
 
     def _ask(self, commands: list[bytes]) -> Any:
@@ -136,74 +137,12 @@ class Line(ForkAware):
         self._idle = []
 
 
-class AsyncLine:
-    """An `AsyncLink` on connections made by a redis-py pool."""
-
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
-        self._answered, self._unknown_script = _errors()
-        self._idle: list[Any] = []
-        self._closed = False
-
-    async def run(self, call: Call, *, asking: bool = False) -> bytes:
-        """As `Line.run`."""
-        try:
-            answer: bytes = await self._ask(_spell(call, "EVALSHA", asking))
-        except self._unknown_script:
-            answer = await self._ask(_spell(call, "EVAL", asking))
-        return answer
-
-    async def slots(self) -> Any:
-        """As `Line.slots`."""
-        return await self._ask([pack(("CLUSTER", "SLOTS"))])
-
-    async def refresh(self) -> bool:
-        """As `Line.refresh`."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await connection.disconnect()
-        return True
-
-    async def aclose(self) -> None:
-        """As `Line.close`. Connections in use are closed by whoever uses them."""
-        self._closed = True
-        await self.refresh()
-        for sentinel in _sentinels(self._pool):
-            await sentinel.connection_pool.disconnect()
-
-    async def _ask(self, commands: list[bytes]) -> Any:
-        connection = None
-        try:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self._pool.make_connection()
-                await connection.connect()
-            await connection.send_packed_command(commands, check_health=False)
-            *_, answer = [await connection.read_response() for _ in commands]
-        except self._answered:
-            await self._put_back(connection)
-            raise
-        except BaseException:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
-            raise
-        await self._put_back(connection)
-        return answer
-
-    async def _put_back(self, connection: Any) -> None:
-        if self._closed:
-            await connection.disconnect(nowait=True)
-        else:
-            self._idle.append(connection)
-
-
 class AsyncThrough:
     """An `AsyncLink` that leaves everything to a client of the caller's own."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        _, self._unknown_script = _errors()
+        _, self._unknown_script = errors()
 
     async def run(self, call: Call) -> bytes:
         """As `Link.run`."""
@@ -226,11 +165,13 @@ class AsyncThrough:
         await (client.aclose() if hasattr(client, "aclose") else client.close())
 
 
-def _errors() -> tuple[type[Exception], type[Exception]]:
+def errors() -> tuple[type[Exception], type[Exception]]:
+    """Return what redis-py raises for an answer that is an error, and for a script the server has not."""
     from redis.exceptions import NoScriptError, ResponseError
 
     return ResponseError, NoScriptError
 
 
-def _sentinels(pool: Any) -> Any:
+def sentinels(pool: Any) -> Any:
+    """Return the clients by which a pool asks for the master, if it asks."""
     return getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())

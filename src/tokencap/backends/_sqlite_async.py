@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._flow import Ready
 from ._rules import check_holds
 from ._sqlite_books import Books
 from .aio import Threads
@@ -40,26 +41,26 @@ class AsyncSQLiteBackend:
         self._backend = backend
         self._threads = Threads(2)
 
-    async def reserve(
+    def reserve(
         self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
-    ) -> Grant:
+    ) -> Awaitable[Grant]:
         """As `Backend.reserve`."""
         check_holds(holds)
-        return await self._perform(Books.reserve, id, holds, charge, lease, about)
+        return self._perform(Books.reserve, id, holds, charge, lease, about)
 
-    async def settle(
+    def settle(
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
-    ) -> Settlement:
+    ) -> Awaitable[Settlement]:
         """As `Backend.settle`."""
-        return await self._perform(Books.settle, reservation, tokens, marks, entry)
+        return self._perform(Books.settle, reservation, tokens, marks, entry)
 
-    async def record(self, entries: Sequence[Entry]) -> None:
+    def record(self, entries: Sequence[Entry]) -> Awaitable[None]:
         """As `LedgerBackend.record`."""
-        await self._perform(Books.record, entries)
+        return self._perform(Books.record, entries)
 
-    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    def pass_marks(self, marks: Sequence[Mark]) -> Awaitable[tuple[Mark, ...]]:
         """As `Backend.pass_marks`."""
-        return await self._perform(Books.pass_marks, marks)
+        return self._perform(Books.pass_marks, marks)
 
     async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
@@ -73,14 +74,13 @@ class AsyncSQLiteBackend:
         """Let the threads end; the file stays open for the others in this process."""
         self._threads.close()
 
-    async def _perform(self, body: Callable[..., T], *args: Any, begin: str = WRITE) -> T:
+    def _perform(self, body: Callable[..., T], *args: Any, begin: str = WRITE) -> Awaitable[T]:
         backend = self._backend
         try:
-            return backend.perform(body, *args, begin=begin, patient=False)
+            return Ready(backend.perform(body, *args, begin=begin, patient=False))
         except WouldWaitError:
-            pass
-        # The time in the queue counts: many steps behind a locked file all fail in time.
-        deadline = time.monotonic() + backend.timeout
-        return await self._threads.run(
+            # The time in the queue counts: many steps behind a locked file all fail in time.
+            deadline = time.monotonic() + backend.timeout
+        return self._threads.run(
             functools.partial(backend.perform, body, *args, begin=begin, deadline=deadline)
         )

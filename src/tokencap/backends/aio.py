@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from .._flow import Ready
+
 if TYPE_CHECKING:
     from .._entry import Entry
     from ..budget import BudgetState, Grant, Hold, Mark, Reservation, Settlement
@@ -97,36 +99,37 @@ class ThreadedAsyncBackend:
 
 
 class InlineAsyncBackend:
-    """A `Backend` whose verbs never wait, for coroutines: each verb runs where it is awaited."""
+    """A `Backend` whose verbs never wait, for coroutines: each verb runs where it is asked for."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    async def reserve(
+    def reserve(
         self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
-    ) -> Grant:
+    ) -> Ready[Grant]:
         """As `Backend.reserve`."""
         more = (about,) if about else ()
-        return self._backend.reserve(id, holds, charge, lease, *more)
+        return Ready(self._backend.reserve(id, holds, charge, lease, *more))
 
-    async def settle(
+    def settle(
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
-    ) -> Settlement:
+    ) -> Ready[Settlement]:
         """As `Backend.settle`."""
         more = () if entry is None else (entry,)
-        return self._backend.settle(reservation, tokens, marks, *more)
+        return Ready(self._backend.settle(reservation, tokens, marks, *more))
 
-    async def record(self, entries: Sequence[Entry]) -> None:
+    def record(self, entries: Sequence[Entry]) -> Ready[None]:
         """As `LedgerBackend.record`."""
         cast("LedgerBackend", self._backend).record(entries)
+        return Ready(None)
 
-    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    def pass_marks(self, marks: Sequence[Mark]) -> Ready[tuple[Mark, ...]]:
         """As `Backend.pass_marks`."""
-        return self._backend.pass_marks(marks)
+        return Ready(self._backend.pass_marks(marks))
 
-    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
+    def get_states(self, keys: Sequence[Question]) -> Ready[tuple[BudgetState, ...]]:
         """As `Backend.get_states`."""
-        return self._backend.get_states(keys)
+        return Ready(self._backend.get_states(keys))
 
     async def aclose(self) -> None:
         """Nothing to release."""

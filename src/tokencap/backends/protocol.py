@@ -16,7 +16,7 @@ forgotten after the time of the period; a mark may be passed again once `used` h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -96,21 +96,26 @@ class Backend(Protocol):
 
 
 class AsyncBackend(Protocol):
-    """The verbs of `Backend` that run in the life of a call, for coroutines."""
+    """The verbs of `Backend` that run in the life of a call, for coroutines.
 
-    async def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Grant:
+    Each may be an `async def`, or return another awaitable.
+    """
+
+    def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float) -> Awaitable[Grant]:
         """As `Backend.reserve`."""
         ...
 
-    async def settle(self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()) -> Settlement:
+    def settle(
+        self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = ()
+    ) -> Awaitable[Settlement]:
         """As `Backend.settle`."""
         ...
 
-    async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    def pass_marks(self, marks: Sequence[Mark]) -> Awaitable[tuple[Mark, ...]]:
         """As `Backend.pass_marks`."""
         ...
 
-    async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
+    def get_states(self, keys: Sequence[Question]) -> Awaitable[tuple[BudgetState, ...]]:
         """As `Backend.get_states`."""
         ...
 
@@ -178,18 +183,18 @@ class LedgerBackend(Backend, Protocol):
 class AsyncLedgerBackend(AsyncBackend, Protocol):
     """The verbs of `LedgerBackend` that run in the life of a call, for coroutines."""
 
-    async def reserve(
+    def reserve(
         self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = ""
-    ) -> Grant:
+    ) -> Awaitable[Grant]:
         """As `LedgerBackend.reserve`."""
         ...
 
-    async def settle(
+    def settle(
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
-    ) -> Settlement:
+    ) -> Awaitable[Settlement]:
         """As `LedgerBackend.settle`."""
         ...
 
-    async def record(self, entries: Sequence[Entry]) -> None:
+    def record(self, entries: Sequence[Entry]) -> Awaitable[None]:
         """As `LedgerBackend.record`."""
         ...

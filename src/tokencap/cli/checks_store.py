@@ -129,7 +129,9 @@ def clock(backend: LedgerBackend, shared: bool) -> Iterator[Finding]:
             "keep both by NTP: days and hours of budgets and reports are the store's",
         )
     else:
-        yield well(area, "the store's clock agrees with this machine's" if shared else "as it should be")
+        yield well(
+            area, "the store's clock agrees with this machine's" if shared else "no call is from the future"
+        )
 
 
 def unseen(backend: LedgerBackend) -> Iterator[Finding]:

@@ -71,16 +71,23 @@ _NOT_GIVEN = frozenset({"NotGiven", "Omit"})
 
 def _body_of(options: Any) -> dict[str, Any]:
     body: dict[str, Any] = {}
-    for part in (options.json_data, _json(_raw_body(options)[1]), getattr(options, "extra_json", None)):
-        if isinstance(part, Mapping):
+    raw = _raw_body(options)[1]
+    parts: tuple[Any, ...] = (options.json_data, raw and _json(raw), _field(options, "extra_json"))
+    for part in parts:
+        if part.__class__ is dict or isinstance(part, Mapping):
             body.update({k: v for k, v in part.items() if v.__class__.__name__ not in _NOT_GIVEN})
     return body
+
+
+def _field(options: Any, name: str) -> Any:
+    # Straight to the fields: pydantic is slow to say that one is missing.
+    return options.__dict__.get(name)
 
 
 def _raw_body(options: Any) -> tuple[str, bytes | str | None]:
     """Return the option that holds the body when it was given as bytes or text, and that body."""
     for name in ("content", "json_data"):
-        value = getattr(options, name, None)
+        value = _field(options, name)
         if isinstance(value, (bytes, str)):
             return name, value
     return "", None
@@ -131,7 +138,7 @@ class OptionsExchange(Exchange):
             return
         options = copy.copy(self.options)
         # What is in extra_body is laid over the rest by the SDK, so it is changed there.
-        extra = getattr(options, "extra_json", None)
+        extra = _field(options, "extra_json")
         if isinstance(extra, Mapping) and any(name in extra for name in changes):
             options.extra_json = {**extra, **{k: v for k, v in changes.items() if k in extra}}
         name, raw = _raw_body(options)
@@ -167,12 +174,14 @@ class OptionsExchange(Exchange):
 
     def visible(self, event: Any) -> Any:
         """Return an event as it would have come had we not asked for usage."""
-        if self.hides_usage:
+        if not self.hides_usage:
+            return event
+        try:
+            if event.usage is None:
+                event.__pydantic_fields_set__.discard("usage")
+        except AttributeError:
             if isinstance(event, dict):
                 return {name: item for name, item in event.items() if name != "usage" or item is not None}
             if getattr(event, "usage", 0) is None:
-                given: Any = getattr(event, "__pydantic_fields_set__", None)
-                if given is None:
-                    given = getattr(event, "__fields_set__", set())
-                given.discard("usage")
+                getattr(event, "__fields_set__", set()).discard("usage")  # pydantic 1
         return event

@@ -150,6 +150,6 @@ def _response_of(result: Any) -> Any:
     """Return the HTTP response in a raw reply, whichever of the SDK's wrappers holds it."""
     fields = getattr(result, "__dict__", {})
     for candidate in (fields.get("http_response"), fields.get("response"), result):
-        if hasattr(type(candidate), "iter_raw"):
+        if candidate is not None and hasattr(type(candidate), "iter_raw"):
             return candidate
     return None

@@ -42,7 +42,7 @@ def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
             found: Exchange | None = response.extensions.get(EXTENSION)
             return found
 
-        return aevents(find, source, _itself) if is_async else events(find, source, _itself)
+        return aevents(find, source) if is_async else events(find, source)
 
     def fill(namespace: dict[str, Any]) -> None:
         namespace["__stream__"] = stream
@@ -62,16 +62,12 @@ def attach_stream(exchange: Exchange, stream: Any, is_async: bool) -> None:
     weakref.finalize(stream.response, exchange.drop).atexit = False
 
 
-def _itself(event: Any) -> Any:
-    return event
-
-
 Find = Callable[[], "Exchange | None"]
 """Finds the exchange of a stream, asked when it is iterated: it may be made before it has one."""
 Read = Callable[[Any], Any]
 
 
-def events(find: Find, source: Iterator[Any], read: Read) -> Iterator[Any]:
+def events(find: Find, source: Iterator[Any], read: Read | None = None) -> Iterator[Any]:
     """Pass the events of a stream on, told to the tally as `read` makes them of it, and settle its call."""
     exchange = find()
     if exchange is None:
@@ -79,18 +75,23 @@ def events(find: Find, source: Iterator[Any], read: Read) -> Iterator[Any]:
         return
     exchange.observed = exchange.pulling = True
     tally, hides = exchange.session.tally, exchange.hides_usage
+    observe = tally.event
     held: list[Any] = []
     try:
         for event in source:
             exchange.pulling = False
-            only_usage = tally.event(read(event))
+            only_usage = observe(event if read is None else read(event))
+            if hides and not only_usage:
+                event = exchange.visible(event)
+            if not (only_usage or tally.done or tally.awaited or held):
+                yield event
+                exchange.pulling = True
+                continue
             if tally.done:
                 run(exchange.settle())
             if held:
                 yield held.pop()
             if not (only_usage and hides):
-                if hides:
-                    event = exchange.visible(event)
                 if tally.awaited and exchange.open:
                     # The usage comes right after this event, and many consumers stop here.
                     held.append(event)
@@ -114,7 +115,7 @@ def events(find: Find, source: Iterator[Any], read: Read) -> Iterator[Any]:
         source.close()  # type: ignore[attr-defined]
 
 
-async def aevents(find: Find, source: AsyncIterator[Any], read: Read) -> AsyncIterator[Any]:
+async def aevents(find: Find, source: AsyncIterator[Any], read: Read | None = None) -> AsyncIterator[Any]:
     """Do the same in a task."""
     exchange = find()
     if exchange is None:
@@ -123,18 +124,23 @@ async def aevents(find: Find, source: AsyncIterator[Any], read: Read) -> AsyncIt
         return
     exchange.observed = exchange.pulling = True
     tally, hides = exchange.session.tally, exchange.hides_usage
+    observe = tally.event
     held: list[Any] = []
     try:
         async for event in source:
             exchange.pulling = False
-            only_usage = tally.event(read(event))
+            only_usage = observe(event if read is None else read(event))
+            if hides and not only_usage:
+                event = exchange.visible(event)
+            if not (only_usage or tally.done or tally.awaited or held):
+                yield event
+                exchange.pulling = True
+                continue
             if tally.done:
                 await arun(exchange.settle())
             if held:
                 yield held.pop()
             if not (only_usage and hides):
-                if hides:
-                    event = exchange.visible(event)
                 if tally.awaited and exchange.open:
                     held.append(event)
                 else:

@@ -17,6 +17,18 @@ class ChatTally(Tally):
     """Usage of a chat or legacy completion: in the reply, or in one late chunk of a stream if asked for."""
 
     def event(self, payload: Any) -> bool:
+        # A piece of text and nothing else, as most chunks are.
+        try:
+            if payload.usage is None:
+                (choice,) = payload.choices
+                delta = choice.delta
+                text = delta.content
+                if text.__class__ is str and text and not (choice.finish_reason or delta.tool_calls):
+                    self.characters += len(text)
+                    self.awaited = False
+                    return False
+        except (AttributeError, TypeError, ValueError):
+            pass
         fields = fields_of(payload)
         choices = fields.get("choices")
         usage = fields.get("usage")
@@ -44,7 +56,7 @@ def _delta_size(choice: Any) -> int:
         return len(text) if isinstance(text, str) else 0
     parts = fields_of(delta)
     text = parts.get("content")
-    if isinstance(text, str) and not parts.get("tool_calls"):
+    if text and isinstance(text, str) and not parts.get("tool_calls"):
         return len(text)
     size = 0
     for name in ("content", "refusal", "reasoning", "reasoning_content"):

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics"]
 
+_API = api.__name__
 _MOST_BUDGETS = 10_000
+# Named after the attributes `gen_ai.usage.*` of a span.
+_KINDS = (
+    ("input_tokens", "input_tokens", "Input tokens of a call, cached ones included"),
+    ("output_tokens", "output_tokens", "Output tokens of a call, reasoning included"),
+    ("cache_read_tokens", "cache_read.input_tokens", "Input tokens that were read from a cache"),
+    ("cache_write_tokens", "cache_creation.input_tokens", "Input tokens that were written to a cache"),
+    ("reasoning_tokens", "reasoning.output_tokens", "Output tokens that were reasoning"),
+)
 # As the semantic conventions advise for gen_ai.client.token.usage.
 _BUCKETS = [4**power for power in range(14)]
 
@@ -28,7 +37,8 @@ class _Instruments:
     """The instruments of one meter provider. They must not be made twice, so Guards share them."""
 
     def __init__(self, provider: Any) -> None:
-        meter = (provider or api).get_meter("tokencap", __version__)
+        self._meter = meter = (provider or api).get_meter("tokencap", __version__)
+        self._kinds: dict[str, Any] = {}
         self.users: weakref.WeakSet[Metrics] = weakref.WeakSet()
         self.used = meter.create_counter(
             "tokencap.tokens.used", "{token}", "Tokens charged to the budgets of a dimension"
@@ -51,6 +61,15 @@ class _Instruments:
         self.usage = _histogram(
             meter, "gen_ai.client.token.usage", "{token}", "Number of input and output tokens used"
         )
+
+    def kinds(self) -> dict[str, Any]:
+        """Return the histograms of each kind of token, by the field of `TokenUsage`."""
+        if not self._kinds:
+            self._kinds = {
+                field: _histogram(self._meter, f"gen_ai.client.inference.usage.{name}", "{token}", what)
+                for field, name, what in _KINDS
+            }
+        return self._kinds
 
     def _observe(
         self,
@@ -98,11 +117,18 @@ _shared = _Shared()
 class Metrics:
     """What one Guard tells the instruments."""
 
-    def __init__(self, provider: Any, identifiers: frozenset[str]) -> None:
+    def __init__(self, provider: Any, identifiers: frozenset[str], by_kind: bool) -> None:
         self._instruments = _shared.of(provider)
+        self._kinds = self._instruments.kinds() if by_kind else {}
+        self._given = provider is not None
         self._identifiers = identifiers
         self._states: dict[BudgetKey, BudgetState] = {}
         self._instruments.users.add(self)
+
+    @property
+    def collected(self) -> bool:
+        """False while the process has no meter provider but the stand-ins of the API."""
+        return self._given or not type(api.get_meter_provider()).__module__.startswith(_API)
 
     def call_ended(self, record: CallRecord) -> None:
         """Count the tokens of a call on each of its dimensions, and what the provider reported of it."""
@@ -118,6 +144,8 @@ class Metrics:
             }
             for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
                 self._instruments.usage.record(tokens, {**about, "gen_ai.token.type": kind})
+            for field, histogram in self._kinds.items():
+                histogram.record(getattr(usage, field), about)
 
     def states(self, states: Sequence[BudgetState]) -> None:
         """Show these budgets from now on."""

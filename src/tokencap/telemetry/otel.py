@@ -24,11 +24,14 @@ class Otel:
 
     The gauges of a dimension show its tightest budget. `identifiers` names the dimensions whose budgets
     have a series each, labelled with the identifier; name none that has thousands of them, or whose
-    identifiers are nobody else's business. `spans=False` makes no spans, also where the SDK makes none.
-    The providers are those of the process unless others are given.
+    identifiers are nobody else's business. `inference_usage=True` adds a histogram for each kind of token
+    (`gen_ai.client.inference.usage.input_tokens` and so on) to the one for all, `gen_ai.client.token.usage`.
+    `spans=False` makes no spans, also where the SDK makes none. The providers are those of
+    the process unless others are given.
     """
 
     identifiers: Collection[str] = ()
+    inference_usage: bool = False
     spans: bool = True
     meter_provider: Any = None
     tracer_provider: Any = None
@@ -46,6 +49,11 @@ class Observer:
     def __init__(self, metrics: Metrics, spans: Spans | None) -> None:
         self._metrics = metrics
         self._spans = spans
+
+    @property
+    def collected(self) -> bool:
+        """False while nobody collects what is told of calls."""
+        return self._metrics.collected
 
     def begin(self, session: Any) -> CallSpan | None:
         """Return a new span for a call, if it is to have one."""
@@ -79,4 +87,5 @@ def observer(options: Otel | None) -> Observer | None:
     except ImportError:
         return None
     spans = Spans(options.tracer_provider) if options.spans else None
-    return Observer(Metrics(options.meter_provider, frozenset(options.identifiers)), spans)
+    metrics = Metrics(options.meter_provider, frozenset(options.identifiers), options.inference_usage)
+    return Observer(metrics, spans)
