@@ -82,7 +82,7 @@ class Watch:
         self._guard, self._backend = guard, store.handle()
         self._stop = threading.Event()
         self.worst = 0
-        self.looks = 0
+        self._looking = threading.Event()
         self._thread = threading.Thread(target=self._look)
 
     def _look(self) -> None:
@@ -90,16 +90,16 @@ class Watch:
         while not self._stop.wait(0.001):
             for state in self._backend.get_states(keys):
                 self.worst = max(self.worst, state.used + state.reserved - state.limit)
-                self.looks += 1
+            self._looking.set()
 
     def __enter__(self) -> Any:
         self._thread.start()
+        assert self._looking.wait(20)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
-        assert self.looks
         assert self.worst <= 0, f"passed the limit by {self.worst} tokens"
 
 
