@@ -173,8 +173,8 @@ class Books:
                 self.ledger.erase(charged[1])
         if entry is not None:
             self.ledger.write(entry, now)
-        numbers = self._numbers
-        limits = {mark.key: mark.limit for mark in marks}
+        numbers, prefix = self._numbers, self._prefix
+        limits = {mark.key: mark.limit for mark in marks} if marks else {}
         states: list[BudgetState] = []
         touched: dict[BudgetKey, tuple[int, Row]] = {}
         for key, epoch, amount, period in holds:
@@ -183,7 +183,7 @@ class Books:
             if period is not None:
                 row = self._windows.turn(number, row, period, now)
             life = row[4]
-            if not mine or epoch == f"{self._prefix}{life}":
+            if not mine or epoch == f"{prefix}{life}":
                 give = (used, expired)
                 if isinstance(period, Rolling):
                     give = self._spend_rolling(number, period, tokens, -expired, charged_at, now)
@@ -191,7 +191,7 @@ class Books:
                 execute(_GIVE, (*give, amount, back, number))
                 row = (row[0] + give[0], row[1] - amount, row[2] - back, row[3] + give[1], *row[4:])
                 touched[key] = (number, row)
-            elif row[9] and epoch == f"{self._prefix}{row[9]}":
+            elif row[9] and epoch == f"{prefix}{row[9]}":
                 self._windows.late(number, row[9], used)
                 row = (*row[:10], row[10] + used, row[11])
             states.append(_state(key, limits.get(key, row[6]), row, period))

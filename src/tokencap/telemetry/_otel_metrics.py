@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics"]
 
-_API = api.__name__
 _MOST_BUDGETS = 10_000
 # Named after the attributes `gen_ai.usage.*` of a span.
 _KINDS = (
@@ -120,15 +119,14 @@ class Metrics:
     def __init__(self, provider: Any, identifiers: frozenset[str], by_kind: bool) -> None:
         self._instruments = _shared.of(provider)
         self._kinds = self._instruments.kinds() if by_kind else {}
-        self._given = provider is not None
         self._identifiers = identifiers
         self._states: dict[BudgetKey, BudgetState] = {}
         self._instruments.users.add(self)
 
     @property
     def collected(self) -> bool:
-        """False while the process has no meter provider but the stand-ins of the API."""
-        return self._given or not type(api.get_meter_provider()).__module__.startswith(_API)
+        """False while the process has no meter provider: a counter of the API is a stand-in until then."""
+        return getattr(self._instruments.used, "_real_instrument", True) is not None
 
     def call_ended(self, record: CallRecord) -> None:
         """Count the tokens of a call on each of its dimensions, and what the provider reported of it."""

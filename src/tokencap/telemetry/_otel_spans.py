@@ -27,11 +27,11 @@ class Spans:
 
     def __init__(self, provider: Any) -> None:
         self._tracer = api.get_tracer("tokencap", __version__, tracer_provider=provider)
-        self._given = provider is not None
 
     def begin(self, session: CallSession) -> CallSpan | None:
         """Return the span of a call that begins now; None while nobody collects any."""
-        if not self._given and isinstance(api.get_tracer_provider(), api.ProxyTracerProvider):
+        # While the process has no provider, the tracer of the API hands over to one that does nothing.
+        if isinstance(getattr(self._tracer, "_tracer", self._tracer), api.NoOpTracer):
             return None
         operation = operation_of(session.endpoint.path)
         attributes: dict[str, Any] = {
