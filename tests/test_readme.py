@@ -157,6 +157,7 @@ class _OverHTTP(BaseHTTPRequestHandler):
 def other_providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for module in ("google.genai", "mistralai.client", "cohere"):
         pytest.importorskip(module)
+    from cohere.environment import ClientEnvironment
     from mistralai.client import sdkconfiguration
 
     handler = type("Handler", (_OverHTTP,), {"wire": Wire()})
@@ -164,7 +165,8 @@ def other_providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", f"{url}/gemini")
-        monkeypatch.setenv("CO_API_URL", f"{url}/cohere")
+        # CO_API_URL is read but once, and maybe has been.
+        monkeypatch.setattr(ClientEnvironment.PRODUCTION, "_value_", f"{url}/cohere")
         for name in sdkconfiguration.SERVERS:
             monkeypatch.setitem(sdkconfiguration.SERVERS, name, f"{url}/mistral")
         for name in ("GEMINI_API_KEY", "MISTRAL_API_KEY", "CO_API_KEY"):
