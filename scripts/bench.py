@@ -163,7 +163,7 @@ def bench_call() -> None:
     plain, floor = client(), Floor()
     with Guard(Policy.blocking(10**12)) as guard:
         guarded = guard.wrap(plain)
-        for size, times in ((1_000, 200), (1_000_000, 40)):
+        for size, times, rounds in ((1_000, 200, 15), (1_000_000, 40, 21)):
             prompt = [{"role": "user", "content": "a b " * (size // 4)}]
 
             def call(which: Any, prompt: Any = prompt) -> None:
@@ -183,7 +183,7 @@ def bench_call() -> None:
                 "bare": with_bare,
                 "guarded": lambda c=call: c(guarded),
             }
-            found = interleaved(works, times)
+            found = interleaved(works, times, rounds)
             added, commits, bare = (
                 statistics.median(one - p for one, p in zip(found[name], found["plain"]))
                 for name in ("guarded", "floor", "bare")
