@@ -43,8 +43,6 @@ _ATTEMPTS_IN_A_ROW = 12
 _FIRST_PAUSE = 0.0001
 _LONGEST_PAUSE = 0.002
 _COMMITS_PER_CHECKPOINT = 2000
-_TRUSTED_SECONDS = 0.005
-"""How long a path that led to the open file is believed to lead there still."""
 
 
 class SQLiteBackend(ForkAware):
@@ -85,7 +83,6 @@ class SQLiteBackend(ForkAware):
         self._commits = 0
         self._opened: Opened | None = None
         self._device = self._inode = 0
-        self._looked_at = 0.0
         self._books: Books | None = None
         # Connections of a parent process: closing one here would disturb the file it still uses.
         self._abandoned: list[Opened] = []
@@ -253,7 +250,6 @@ class SQLiteBackend(ForkAware):
     def _wait_after(self, error: Exception, attempts: int, deadline: float, patient: bool) -> None:
         """Return when it is time for another attempt, or say why there is none."""
         if not is_busy(error):
-            self._looked_at = 0.0
             if attempts == 1 and isinstance(error, sqlite3.Error) and not self._still_there():
                 # Deleted or replaced between our look at the path and the statement that failed.
                 return
@@ -271,15 +267,11 @@ class SQLiteBackend(ForkAware):
         time.sleep(min(_FIRST_PAUSE * 2 ** min(rounds, 10), _LONGEST_PAUSE, left))
 
     def _still_there(self) -> bool:
-        """Tell whether the path still leads to the open file, as of some milliseconds ago."""
-        now = time.monotonic()
-        if now - self._looked_at < _TRUSTED_SECONDS:
-            return True
+        """Tell whether the path still leads to the open file: about a microsecond."""
         try:
             found = os.stat(self._path)
         except OSError:
             return False
-        self._looked_at = now
         return found.st_ino == self._inode and found.st_dev == self._device
 
     def _open(self) -> Books:
