@@ -373,7 +373,7 @@ def bench_stores() -> None:
                 row(f"{count} processes on one budget", f"{figures[1]}   (floor {figures[0]})")
 
 
-class Provider(asyncio.Protocol):
+class SlowProvider(asyncio.Protocol):
     """A provider that answers each request after 50 ms, with as little work of its own as can be."""
 
     BODY = json.dumps(CHAT).encode()
@@ -400,7 +400,7 @@ class Provider(asyncio.Protocol):
 
 def provide(pipe: Any) -> None:
     async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", 0, backlog=1024)
+        server = await asyncio.get_running_loop().create_server(SlowProvider, "127.0.0.1", 0, backlog=1024)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
