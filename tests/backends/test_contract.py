@@ -617,6 +617,15 @@ class TestCalendarWindows(Ticking):
         assert state(backend, period=HOUR).previous_used == 0
         assert backend.settle(late, 7).states[0].previous_used == 0
 
+    def test_a_settlement_made_again_does_not_move_the_window(self, backend, clock):
+        ended = take(backend, hold(period=MINUTE))
+        backend.settle(ended, 0)
+        clock.now -= 3600
+        backend.settle(ended, 0)
+        clock.now += 30
+        # The window was entered by mistake; it goes on as the next of whoever comes first.
+        assert state(backend, period=MINUTE).resets_at == at(2026, 3, 27, 10, 2)
+
     def test_what_was_used_before_is_told(self, backend, clock):
         spend(backend, 60, period=HOUR)
         clock.now += 3600

@@ -99,7 +99,8 @@ end
 
 local answer = { anything and '1' or '0', table.concat(passed, ' ') }
 for i, b in ipairs(budgets) do
-  if b.touched or b.turned then save(b, 'm', b.marks) end
+  -- A reservation that had ended long ago changes nothing, not even the window.
+  if b.touched or anything and b.turned then save(b, 'm', b.marks) end
   answer[2 + i] = state(b, limits[b] or b.configured or UNLIMITED)
 end
 return table.concat(answer, ';')
