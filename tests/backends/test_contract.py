@@ -617,6 +617,14 @@ class TestCalendarWindows(Ticking):
         assert state(backend, period=HOUR).previous_used == 0
         assert backend.settle(late, 7).states[0].previous_used == 0
 
+    def test_a_late_settlement_finds_the_dead_of_the_life_after_its_own(self, backend, clock):
+        late = take(backend, hold())
+        backend.reset(A)
+        take(backend, hold(), lease=1.0)
+        clock.now += 2
+        backend.get_states([])
+        assert [(each.calls, each.expired) for each in backend.settle(late, 5).states] == [(0, 10)]
+
     def test_a_settlement_made_again_does_not_move_the_window(self, backend, clock):
         ended = take(backend, hold(period=MINUTE))
         backend.settle(ended, 0)

@@ -42,7 +42,9 @@ for i = 1, count do
   local b = open(KEYS[3 * i - 2], id)
   local due, ended, token = KEYS[3 * i - 1], KEYS[3 * i], ARGV[4 + i]
   turn(b, ARGV[4 + count + i])
-  if b.calls + b.left > (b.hold and 1 or 0) then sweep(b, due, id) end
+  local mine = b.hold and string.match(b.hold, '^%d+ %d+ (%d+)')
+  local alone = mine and (mine == b.epoch or mine == b.before) and 1 or 0
+  if b.calls + b.left > alone then sweep(b, due, id) end
   local ends = b.hold or b.lapsed
   if b.hold then
     local amount, _, epoch = string.match(b.hold, '^(%d+) (%d+) (%d+)')
