@@ -23,6 +23,7 @@ from tokencap import (
     Threshold,
     TokenUsage,
 )
+from tokencap.backends.aio import InlineAsyncBackend
 from tokencap.backends.memory import MemoryBackend
 
 
@@ -346,6 +347,37 @@ def test_a_cancelled_wait_for_admission_leaves_nothing_held() -> None:
             assert books(guard) == (100, 0)
 
     asyncio.run(scenario())
+
+
+class Unanswered(InlineAsyncBackend):
+    """Makes each reservation, and never says so."""
+
+    async def reserve(self, *args: Any) -> Any:  # type: ignore[override]
+        super().reserve(*args)
+        self.made = True
+        await asyncio.sleep(3_600)
+
+
+def test_a_reservation_that_the_end_of_an_event_loop_interrupts_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryBackend()
+    unanswered = Unanswered(store)
+    monkeypatch.setattr(store, "as_async", lambda: unanswered)
+    with Guard(Policy.blocking(1_000), backend=store, otel_enabled=False) as guard:
+
+        async def leave() -> None:
+            async def one() -> None:
+                async with guard.call(**ASKED):
+                    raise AssertionError("admitted")
+
+            task = asyncio.ensure_future(one())
+            while not hasattr(unanswered, "made"):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert not task.done()
+
+        asyncio.run(leave())
+        assert books(guard) == (0, 0)
 
 
 class Failing(MemoryBackend):

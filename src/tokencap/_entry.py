@@ -17,11 +17,25 @@ from .budget import BudgetKey
 from .errors import ConfigurationError
 from .usage import TokenUsage
 
-__all__ = ["ENDINGS", "EXPIRED", "Ahead", "Entry", "KnownBudget", "Label", "Retention", "Sum", "entry_of"]
+__all__ = [
+    "ENDINGS",
+    "EVER",
+    "EXPIRED",
+    "Ahead",
+    "Entry",
+    "KnownBudget",
+    "Label",
+    "Retention",
+    "Sum",
+    "entry_of",
+]
 
 EXPIRED = "expired"
 ENDINGS = ("ok", "blocked", "failed", "cancelled", "cut", EXPIRED)
 """Every way a call can end. A store may keep the position instead of the word: add at the end only."""
+
+EVER = 2.0**40
+"""A time that no call is ever made at: the end of a range that has none."""
 
 _LONGEST_NAME = 256
 _LONGEST_DAYS = 36_525

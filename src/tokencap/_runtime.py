@@ -145,8 +145,6 @@ class Runtime:
         """Return the label of a call's row; empty when there is no ledger."""
         if not self.ledger:
             return ""
-        if session.labelled is not None and session.labelled[0] == session.model:
-            return session.labelled[1]
         provider, endpoint = str(session.provider), session.endpoint.path
         known = (provider, endpoint, session.model_asked, session.model)
         plan, tags = session.plan, session.tags
@@ -156,7 +154,6 @@ class Runtime:
             if len(self._labels) >= _REMEMBERED:
                 self._labels.clear()
             text = self._labels[about] = Label(*known, plan.identifiers, tags).text()
-        session.labelled = session.model, text
         return text
 
     def pass_marks(self, marks: Sequence[Mark]) -> Flow[tuple[Mark, ...]]:
@@ -196,15 +193,13 @@ class Runtime:
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
-        if (self.observer is not None and self.observer.collected) or logs.wanted():
-            return True
-        return bool(self.hooks) or (self.parent is not None and any(one.hooks for one in self.lineage()))
+        collected = self.observer is not None and self.observer.collected
+        return collected or logs.wanted() or any(runtime.hooks for runtime in self.lineage())
 
     def note(self, record: CallRecord) -> None:
         """Log the record of an ended call and hand it to every hook; what a hook raises is logged."""
         logs.call_ended(record)
-        hooks = self.hooks if self.parent is None else [each for one in self.lineage() for each in one.hooks]
-        for hook in tuple(hooks):
+        for hook in [hook for runtime in self.lineage() for hook in runtime.hooks]:
             try:
                 hook(record)
             except Exception:

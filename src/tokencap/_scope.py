@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, TypeVar, cast
 
@@ -163,10 +163,9 @@ class Caller(NamedTuple):
 _NOBODY = Caller({}, {})
 
 
-def owners() -> Sequence[object]:
+def owners() -> list[object]:
     """Return the Guards whose scopes were entered here, the innermost first."""
-    scopes = _entered.get()
-    return [scope.owner for scope in reversed(scopes) if scope.owner is not None] if scopes else ()
+    return [scope.owner for scope in reversed(_entered.get()) if scope.owner is not None]
 
 
 def caller(lineage: Iterable[object], tags: Mapping[str, str]) -> Caller:

@@ -80,7 +80,6 @@ class CallSession:
         """Tokens the prompt cannot pass, as far as is known."""
         self.span: CallSpan | None = None
         """What OpenTelemetry is told of the call, where the SDK does not tell it."""
-        self.labelled: tuple[str, str] | None = None  # for which model, and how
         self._exact = exact
         self._reservation: Reservation | None = None
         self._held = 0
@@ -210,11 +209,14 @@ class CallSession:
             if self.plan.observes:
                 passed(self, settlement.states, tokens)
         except BaseException as error:
-            # The reply was paid for and goes to the caller; the settlement is kept and tried again.
-            runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
-            if isinstance(error, BackendError):
-                return
-            raise  # the end of an event loop, say, that cancels all that is under way
+            store_failed = isinstance(error, BackendError)
+            if store_failed or not isinstance(error, Exception):
+                # The reply was paid for, also when what interrupts is the end of an event loop: the
+                # settlement is kept and tried again.
+                runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
+            if not store_failed:
+                raise
+            return
         finally:
             runtime.queue.wake()
             if self.plan.observes and runtime.observed:

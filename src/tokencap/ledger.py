@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ._audit import GRANT, LIMIT, Change, who
-from ._entry import Entry, KnownBudget, Label, Retention
+from ._entry import EVER, Entry, KnownBudget, Label, Retention
 from ._periods import Period
 from ._usage import Moment, Usage, UsageRow, Where, chooser, fold, names_of, period_of, seconds_of
 from .backends.protocol import Backend, LedgerBackend
@@ -25,8 +25,6 @@ from .budget import BudgetKey
 from .errors import ConfigurationError
 
 __all__ = ["Change", "KnownBudget", "Ledger", "RecordedCall", "Retention", "Usage", "UsageRow", "open"]
-
-_EVER = 2.0**40
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Ledger:
     def _range(self, since: Moment, until: Moment) -> tuple[float | None, float, float]:
         now = self._backend.now()
         start, end = seconds_of(since, now, "since"), seconds_of(until, now, "until")
-        return start, _EVER if end is None else end, now
+        return start, EVER if end is None else end, now
 
     def _calls(self, start: float, end: float, chosen: Any, newest_first: bool) -> Iterator[RecordedCall]:
         labels: dict[str, Label] = {}

@@ -32,6 +32,16 @@ class Slow(MemoryBackend):
         raise BackendError("gone")
 
 
+class Waiting(Slow):
+    def __init__(self):
+        super().__init__()
+        self.may_go_on = threading.Event()
+
+    def reserve(self, *args):
+        assert self.may_go_on.wait(20)
+        return super().reserve(*args)
+
+
 async def through_a_call(flavour):
     grant = await flavour.reserve("x", [HOLD], 10, 30.0)
     settlement = await flavour.settle(grant.reservation, 60, [Mark(KEY, 0.5, 100)])
@@ -47,19 +57,19 @@ def test_every_verb_goes_through(adapter):
 
 
 def test_a_slow_store_does_not_hold_up_the_loop():
-    store = Slow()
+    store = Waiting()
     flavour = ThreadedAsyncBackend(store)
 
     async def main():
         step = asyncio.create_task(flavour.reserve("x", [HOLD], 10, 30.0))
-        turns = 0
-        while not step.done():
+        for _ in range(10):
             await asyncio.sleep(0.001)
-            turns += 1
+        assert not step.done()
+        store.may_go_on.set()
+        await step
         await flavour.aclose()
-        return turns
 
-    assert asyncio.run(main()) > 10
+    asyncio.run(main())
     assert store.thread is not threading.current_thread()
 
 

@@ -239,6 +239,13 @@ class TestLostReservations:
         backend.settle(take(other_store.handle()), 40)
         assert state(backend) == BudgetState(A, 100, 45, 20, 1)
 
+    def test_a_hold_that_its_owner_never_heard_of_is_ended_by_its_id(self, backend):
+        made = take(backend, hold(A), hold(B))
+        unheard_of = Reservation(made.id, (Held(A, "", 0), Held(B, "", 0)), 0)
+        states = backend.settle(unheard_of, 7).states
+        assert [(each.used, each.reserved, each.calls) for each in states] == [(7, 0, 0)] * 2
+        assert backend.settle(unheard_of, 7).states == ()
+
     def test_as_is_what_never_was_in_one(self, backend):
         unreserved = Reservation(new(), (Held(A, "", 0), Held(B, "", 0)), 0)
         settlement = backend.settle(unreserved, 80, [Mark(A, 0.8, 100)])

@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from tokencap._audit import Who
-from tokencap._entry import Ahead, Entry, Label
+from tokencap._entry import EVER, Ahead, Entry, Label
 from tokencap._periods import rolling
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import AsyncLedgerBackend, LedgerBackend
@@ -21,7 +21,6 @@ GPT = Label("openai", "/chat/completions", "gpt-4o", "gpt-4o", {"tenant": "acme"
 HAIKU = Label(
     "anthropic", "/v1/messages", "opus", "haiku", {"tenant": "ümlaut\ud800"}, {"agent": "a;b c"}
 ).text()
-EVER = 2.0**40
 SHORT = 0.05
 ME = Who("mo", "host-1")
 LONG = BudgetKey("tenant", "ü" * 200)

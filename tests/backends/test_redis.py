@@ -203,6 +203,21 @@ class TestReadyClients:
             RedisBackend("redis://host", async_client=object())  # type: ignore[arg-type]
 
 
+def test_the_coroutines_of_a_loop_share_one_connection(server):
+    backend = RedisBackend(f"{server.url}?client_name=tokencap-crowd", prefix=fresh_prefix(), timeout=20.0)
+    flavour = backend.as_async()
+
+    async def crowd():
+        holds = [hold(ceiling=None)]
+        grants = await asyncio.gather(*[flavour.reserve(new(), holds, 10, LEASE) for _ in range(100)])
+        settlements = await asyncio.gather(*[flavour.settle(each.reservation, 7) for each in grants])
+        assert max(each.states[0].used for each in settlements) == 700
+        return server.admin("CLIENT", "LIST").count(b"tokencap-crowd")
+
+    assert asyncio.run(crowd()) == 1
+    backend.close()
+
+
 class TestKeys:
     def test_no_two_budgets_share_one(self):
         parts = ["", "a", "b", ":", "a:b", "b:c", "%", "%3A", "=", "{", "}", "*"]

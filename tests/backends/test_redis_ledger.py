@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from backends.redis_servers import fresh_prefix, shared_server
-from tokencap._entry import Entry, Label
+from tokencap._entry import EVER, Entry, Label
 from tokencap.backends.redis import RedisBackend
 from tokencap.budget import BudgetKey, Hold
 from tokencap.ledger import Retention
@@ -17,7 +17,6 @@ pytestmark = pytest.mark.service
 GPT = Label("openai", "/chat/completions", "gpt-4o", "gpt-4o", {"tenant": "acme"}, {}).text()
 MINI = Label("openai", "/chat/completions", "gpt-4o", "mini", {"tenant": "acme"}, {}).text()
 A, B = BudgetKey("tenant", "acme"), BudgetKey("session", "s")
-EVER = 2.0**40
 DAY = 86_400
 NOON = 20_000 * DAY + 43_200.0
 

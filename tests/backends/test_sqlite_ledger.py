@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tokencap._audit import Who
-from tokencap._entry import Entry, Label
+from tokencap._entry import EVER, Entry, Label
 from tokencap.backends import _sqlite_ledger
 from tokencap.backends._sqlite_schema import VERSION
 from tokencap.backends.sqlite import SQLiteBackend
@@ -19,7 +19,6 @@ from tokencap.ledger import Retention
 
 GPT = Label("openai", "/chat/completions", "gpt-4o", "gpt-4o", {"tenant": "acme"}, {}).text()
 A = BudgetKey("tenant", "acme")
-EVER = 2.0**40
 STATED_BYTES_A_ROW = 64
 
 

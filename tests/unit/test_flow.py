@@ -168,6 +168,19 @@ def test_a_cancellation_is_delivered_even_when_the_flow_ends_in_an_error() -> No
     assert log == WHOLE
 
 
+def cancel(flow: Flow[Any], after: float = 0.0) -> None:
+    """Drive a flow in a task that is cancelled, and expect that it ends so."""
+
+    async def main() -> None:
+        task = asyncio.ensure_future(arun(flow))
+        await asyncio.sleep(after)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
 def test_a_cancellation_and_a_failing_step_leave_both_their_marks() -> None:
     log: list[str] = []
 
@@ -177,14 +190,7 @@ def test_a_cancellation_and_a_failing_step_leave_both_their_marks() -> None:
         except ValueError:
             log.append("thrown back")
 
-    async def main() -> None:
-        task = asyncio.ensure_future(arun(flow()))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
+    cancel(flow())
     assert log == ["begin a", "end a", "thrown back"]
 
 
@@ -211,14 +217,7 @@ def test_a_cancellation_that_came_before_a_wait_is_delivered_at_the_wait() -> No
         finally:
             log.append("left")
 
-    async def main() -> None:
-        task = asyncio.ensure_future(arun(flow()))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
+    cancel(flow())
     assert log == ["begin a", "end a", "left"]
 
 
@@ -249,14 +248,7 @@ def test_a_wait_is_cut_short_by_a_cancellation() -> None:
         finally:
             log.append("left")
 
-    async def main() -> None:
-        task = asyncio.ensure_future(arun(flow()))
-        await asyncio.sleep(0.005)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(main())
+    cancel(flow(), after=0.005)
     assert log == ["begin wait", "left"]
 
 

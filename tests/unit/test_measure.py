@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionChunk
 
 from tokencap import Provider
 from tokencap.providers import PROVIDERS
 from tokencap.providers.measure import IMAGE_BOUND, measure
+from tokencap.providers.openai import ChatTally
 
 SCHEMAS = [
     {"type": ["string", "null"]},
@@ -64,3 +66,26 @@ def test_no_reply_is_too_odd_to_be_read(reply: Any) -> None:
                 tally = row.dialect.tally()
                 getattr(tally, read)(reply)
                 assert tally.usage is None or tally.usage.total >= 0
+
+
+@pytest.mark.parametrize(
+    ("delta", "ending", "characters"),
+    [
+        ({"content": "word "}, None, 5),
+        ({"content": "end"}, "stop", 3),
+        ({"content": "", "reasoning_content": "hm, hm"}, None, 6),
+        ({"content": None, "reasoning": "hm"}, None, 2),
+        ({"content": "see ", "tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}, None, 6),
+        ({"refusal": "no"}, None, 2),
+        ({}, "length", 0),
+    ],
+)
+def test_the_text_of_a_chunk_counts_alike_as_a_model_and_as_a_dict(
+    delta: dict[str, Any], ending: str | None, characters: int
+) -> None:
+    choice = {"index": 0, "delta": delta, "finish_reason": ending}
+    chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    for payload in (chunk, ChatCompletionChunk.model_validate({**chunk, "usage": None})):
+        tally = ChatTally()
+        assert not tally.event(payload)
+        assert (tally.characters, tally.awaited) == (characters, ending is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from copy import copy
 from typing import Any, NamedTuple
 
 from ._redis_scripts import Call
@@ -127,13 +126,13 @@ class AsyncLine:
     def _fail(self, error: BaseException) -> None:
         from redis.exceptions import ConnectionError as GoneError
 
-        asked = [*self._sent, *self._unsent]
+        if not isinstance(error, Exception):
+            error = GoneError("the connection was given up")
+        for _, future in [*self._sent, *self._unsent]:
+            if not future.done():
+                future.set_exception(error)
         self._sent.clear()
         self._unsent.clear()
-        for _, future in asked:
-            if not future.done():
-                gone = not isinstance(error, Exception)
-                future.set_exception(GoneError("the connection was given up") if gone else copy(error))
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

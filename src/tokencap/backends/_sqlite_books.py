@@ -161,6 +161,10 @@ class Books:
         if not mine:
             if execute(_BOOK_ONCE, (plain_id, now)).rowcount < 1:
                 return _ENDED
+            alive = self._held(plain_id, holds)[0]
+            holds, mine = alive or holds, bool(alive)
+        if not mine:
+            pass
         elif execute(_DROP, (plain_id,)).rowcount > 0:
             back = 1
         else:
@@ -174,7 +178,7 @@ class Books:
         if entry is not None:
             self.ledger.write(entry, now)
         numbers, prefix = self._numbers, self._prefix
-        limits = {mark.key: mark.limit for mark in marks} if marks else {}
+        limits = {mark.key: mark.limit for mark in marks}
         states: list[BudgetState] = []
         touched: dict[BudgetKey, tuple[int, Row]] = {}
         for key, epoch, amount, period in holds:
@@ -352,23 +356,27 @@ class Books:
         self, plain_id: Text, id: str, holds: Sequence[Hold], now: float, lease: float
     ) -> Grant | None:
         """Answer a reserve whose id is alive already; None when it is not."""
-        rows = self.cursor.execute(_HELD, (plain_id,)).fetchall()
-        if not rows or rows[0][5] <= now:
+        held, charge, expires_at = self._held(plain_id, holds)
+        if expires_at <= now:
             return None
         self.cursor.execute(_EXTEND, (now + lease, plain_id, now))
+        own = {(one.key, one.epoch): one.amount for one in held}
+        counters, states = self._read_all(holds, now)
+        for n, ((_, life), state) in enumerate(zip(counters, states)):
+            amount = own.get((state.key, f"{self._prefix}{life}"))
+            if amount is not None:
+                states[n] = state._replace(reserved=state.reserved - amount, calls=state.calls - 1)
+        return Grant(Reservation(id, held, charge), tuple(states))
+
+    def _held(self, plain_id: Text, asked: Iterable[Hold | Held]) -> tuple[tuple[Held, ...], int, float]:
+        """Return what an id holds, what its expiry is charged, and when it expires; nothing, 0 and 0."""
+        rows = self.cursor.execute(_HELD, (plain_id,)).fetchall()
+        periods = {one.key: one.period for one in asked}
         held = []
-        own = {}
-        periods = {hold.key: hold.period for hold in holds}
         for dimension, identifier, life, amount, _, _ in rows:
             key = BudgetKey(_string(dimension), _string(identifier))
             held.append(Held(key, f"{self._prefix}{life}", amount, periods.get(key)))
-            own[key] = (life, amount)
-        counters, states = self._read_all(holds, now)
-        for n, ((_, life), state) in enumerate(zip(counters, states)):
-            its_life, amount = own.get(state.key, (0, 0))
-            if its_life == life:
-                states[n] = state._replace(reserved=state.reserved - amount, calls=state.calls - 1)
-        return Grant(Reservation(id, tuple(held), rows[0][4]), tuple(states))
+        return (tuple(held), *rows[0][4:]) if rows else ((), 0, 0.0)
 
     def _sweep(self, now: float) -> bool:
         """Charge the reservations whose owners died; return whether there were any."""

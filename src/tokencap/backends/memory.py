@@ -150,6 +150,10 @@ class MemoryBackend(ForkAware):
             if ended is not None:
                 return Settlement(())
             self._ended[reservation.id] = (now, None)
+            alive = self._live.get(reservation.id)
+            reservation, mine = (reservation, False) if alive is None else (alive.reservation, True)
+        if not mine:
+            pass
         elif self._live.pop(reservation.id, None) is not None:
             held_back = 1
         elif ended is None or ended[1] is None:

@@ -54,7 +54,8 @@ class Backend(Protocol):
 
         A reservation that has ended is left alone. One that expired meanwhile is corrected: its
         charge is replaced by `tokens`. One the store has lost (flushed, replaced) is booked all the
-        same, once. A key that was reset since is not touched. `marks` whose
+        same, once. One of an id alone, with holds of no epoch, ends whatever that id holds: its owner
+        never heard of them. A key that was reset since is not touched. `marks` whose
         `share_ceil(limit, at_pct)` is reached by `used` after it are passed, once per epoch.
         """
         ...

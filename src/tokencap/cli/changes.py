@@ -10,7 +10,7 @@ from .._audit import LIMIT, RESET, Change
 from ..budget import UNLIMITED
 from .drawing import Cell, table
 from .options import add_command, seconds_ago
-from .standing import parse_key, spell, unknown_budget
+from .standing import add_budget, asked_for, spell, unknown_budget
 from .store import opened
 from .text import Look, count, paint, when
 
@@ -34,15 +34,13 @@ def add(commands: Commands) -> None:
             ("tokencap changes --json", "for a script"),
         ],
     )
-    parser.add_argument(
-        "budget", nargs="?", metavar="DIMENSION[=IDENTIFIER]", help="only these budgets, like tenant=acme"
-    )
+    add_budget(parser, "only these budgets")
     parser.add_argument("--since", type=seconds_ago, metavar="TIME", help="30m, 24h or 7d (default: ever)")
 
 
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    dimension, identifier = parse_key(args.budget) if args.budget else (None, None)
+    dimension, identifier = asked_for(args)
     with opened(args.backend) as backend:
         found = [
             change

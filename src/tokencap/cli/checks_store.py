@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from .._entry import EXPIRED, Label
+from .._entry import EVER, EXPIRED, Label
 from ..backends.urls import open_url
 from ..errors import TokencapError
 from .checks_file import is_current, look_at
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["clock", "of_redis", "store", "unseen"]
 
-_EVER = 2.0**40
 _WEEK = 7 * 86_400.0
 _SKEW, _FAR_OFF = 2.0, 60.0
 
@@ -114,7 +113,7 @@ def clock(backend: LedgerBackend, shared: bool) -> Iterator[Finding]:
     after = time.time()
     # Somewhere between the two it was read.
     ahead = now - after if now > after else now - before if now < before else 0.0
-    future = next(iter(backend.calls(now + _FAR_OFF, _EVER)), None)
+    future = next(iter(backend.calls(now + _FAR_OFF, EVER)), None)
     if future is not None:
         yield wrong(
             area,
@@ -139,7 +138,7 @@ def unseen(backend: LedgerBackend) -> Iterator[Finding]:
     area = "unseen"
     calls = unknown = unknown_tokens = expired = expired_tokens = estimated = 0
     providers: set[str] = set()
-    for one in backend.sums(backend.now() - _WEEK, _EVER):
+    for one in backend.sums(backend.now() - _WEEK, EVER):
         label = Label.parse(one.label)
         tokens = one.input + one.output
         calls += one.calls

@@ -21,8 +21,10 @@ __all__ = [
     "EXIT_USAGE",
     "Commands",
     "add_command",
-    "pair",
+    "add_pairs",
+    "add_range",
     "positive",
+    "range_of",
     "seconds_ago",
     "tokens",
 ]
@@ -76,6 +78,24 @@ def add_command(
     if as_json:
         parser.add_argument("--json", action="store_true", help="write JSON, for a script")
     return parser
+
+
+def add_range(parser: argparse.ArgumentParser, since: str) -> None:
+    """Let a command be about a range of time, from `since` on if nothing else is said: see `range_of`."""
+    parser.add_argument(
+        "--since", default=since, metavar="TIME", help=f"24h, 7d, 2026-03-01 or `ever` (default: {since})"
+    )
+    parser.add_argument("--until", metavar="TIME", help="24h, 7d or 2026-03-01 (default: now)")
+
+
+def range_of(args: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Return when a range of time begins and ends, as it was written; None: ever, and now."""
+    return None if args.since == "ever" else args.since, args.until
+
+
+def add_pairs(parser: argparse.ArgumentParser, name: str, metavar: str, about: str) -> None:
+    """Add an option that may be given again and again, a NAME=VALUE each time."""
+    parser.add_argument(name, type=pair, action="append", default=[], metavar=metavar, help=about)
 
 
 def seconds_ago(text: str) -> float:

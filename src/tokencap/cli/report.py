@@ -13,10 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._entry import EVER
 from .._usage import seconds_of
 from ..errors import ConfigurationError, TokencapError
 from .facts import cut, fold, step_of
-from .options import add_command
+from .options import add_command, add_range, range_of
 from .standing import standings
 from .store import opened
 from .text import clean, count, when
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["add", "data_of", "page_of", "write"]
 
 _DAY = 86_400
-_EVER = 2.0**40
 _HOUR = 3_600.0
 _MOST_BUDGETS = 200
 
@@ -55,10 +55,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="default: report.html; with --json: -, which is stdout"
     )
-    parser.add_argument(
-        "--since", default="30d", metavar="TIME", help="24h, 7d, 2026-03-01 or `ever` (default: 30d)"
-    )
-    parser.add_argument("--until", metavar="TIME", help="24h, 7d or 2026-03-01 (default: now)")
+    add_range(parser, "30d")
     parser.add_argument("--title", default="Token report", help="the heading (default: Token report)")
 
 
@@ -69,7 +66,7 @@ def perform(args: argparse.Namespace, console: Console) -> int:
     if path is not None:
         _check_place(path)
     with opened(args.backend) as backend:
-        data = data_of(backend, None if args.since == "ever" else args.since, args.until)
+        data = data_of(backend, *range_of(args))
     text = json.dumps(data) + "\n" if args.json else page_of(data, args.title)
     if path is None:
         console.write(text)
@@ -99,7 +96,7 @@ def data_of(backend: LedgerBackend, since: str | None = None, until: str | None 
     now = backend.now()
     start = seconds_of(since, now, "since") or 0.0
     asked = seconds_of(until, now, "until")
-    end = _EVER if asked is None else asked
+    end = EVER if asked is None else asked
     sums, first, step = _sums(backend, start, end)
     if not sums:
         raise ConfigurationError(_nothing(backend, start, asked))
@@ -152,7 +149,7 @@ def _sums(backend: LedgerBackend, start: float, end: float) -> tuple[list[Sum], 
 
 def _nothing(backend: LedgerBackend, start: float, until: float | None) -> str:
     """Return what to say where there is no call."""
-    if next(iter(backend.calls(0.0, _EVER)), None) is None and not backend.sums(0.0, _EVER, _DAY):
+    if next(iter(backend.calls(0.0, EVER)), None) is None and not backend.sums(0.0, EVER, _DAY):
         return (
             f"the ledger of {clean(backend.name)} has no call yet, so there is nothing to report. It is "
             "written by guarded calls: run your app under tokencap.wrap() or tokencap.patch(), without "

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, TokencapError
 from .guarding import VARIABLE, Settings, seen
-from .options import EXIT_USAGE, add_command, pair, tokens
+from .options import EXIT_USAGE, add_command, add_pairs, tokens
 from .store import CONFIG, absolute, configured, opened
 from .summary import Summary
 from .supervising import die_of, supervise
@@ -68,22 +68,9 @@ def add(commands: Commands) -> None:
     what.add_argument("--limit", type=tokens, metavar="TOKENS", help="the budget, like 50000, 50k or 2M")
     what.add_argument("--policy", metavar="FILE", help="a tokencap.toml, in place of the one that is here")
     parser.add_argument("--strict", action="store_true", help="with --limit: never over, by no token")
-    parser.add_argument(
-        "--id",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="DIMENSION=IDENTIFIER",
-        help="whose budget it counts on (default: one made up for this run)",
-    )
-    parser.add_argument(
-        "--tag",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="for `tokencap usage --by NAME`",
-    )
+    about = "whose budget it counts on (default: one made up for this run)"
+    add_pairs(parser, "--id", "DIMENSION=IDENTIFIER", about)
+    add_pairs(parser, "--tag", "NAME=VALUE", "for `tokencap usage --by NAME`")
     parser.add_argument("--quiet", action="store_true", help="say nothing at the end")
 
 

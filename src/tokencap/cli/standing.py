@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._entry import Label
+from .._entry import EVER, Label
 from ..budget import Asked, BudgetKey, BudgetState, share_ceil
 from ..errors import ConfigurationError
 from .text import clean
 
 if TYPE_CHECKING:
+    import argparse
+
     from .._entry import Ahead, KnownBudget, Sum
     from ..backends.protocol import LedgerBackend
 
-__all__ = ["Burn", "Standing", "burns_of", "parse_key", "spell", "standings", "unknown_budget", "urgency"]
+__all__ = [
+    "Burn",
+    "Standing",
+    "add_budget",
+    "asked_for",
+    "burns_of",
+    "spell",
+    "standings",
+    "unknown_budget",
+    "urgency",
+]
 
 _AT_ONCE = 500
 _MINUTE = 60
-_EVER = 2.0**40
 
 
 class Burn(NamedTuple):
@@ -129,7 +140,7 @@ def standings(
     if dimension is not None and not chosen:
         raise unknown_budget(known, dimension, identifier)
     now = backend.now()
-    burns = burns_of(backend.sums(now - window, _EVER, _MINUTE), now, window)
+    burns = burns_of(backend.sums(now - window, EVER, _MINUTE), now, window)
     found = []
     for at in range(0, len(chosen), _AT_ONCE):
         some = chosen[at : at + _AT_ONCE]
@@ -178,7 +189,19 @@ def spell(key: BudgetKey) -> str:
     return f"{clean(key.dimension)}={clean(key.identifier)}"
 
 
-def parse_key(text: str) -> tuple[str, str | None]:
+def add_budget(parser: argparse.ArgumentParser, about: str) -> None:
+    """Let a command be about some budgets only: see `asked_for`."""
+    parser.add_argument(
+        "budget", nargs="?", metavar="DIMENSION[=IDENTIFIER]", help=f"{about}, like tenant=acme"
+    )
+
+
+def asked_for(args: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Return the dimension and the identifier that a command is about; None: whichever."""
+    return _parse_key(args.budget) if args.budget else (None, None)
+
+
+def _parse_key(text: str) -> tuple[str, str | None]:
     """Return the dimension and the identifier of `tenant=acme`, or of `tenant` alone."""
     dimension, equals, identifier = text.partition("=")
     if not dimension or (equals and not identifier):

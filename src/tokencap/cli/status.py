@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .drawing import Bar, Cell, level_of, table
 from .options import EXIT_EXCEEDED, add_command, positive, seconds_ago
-from .standing import Standing, parse_key, spell, standings
+from .standing import Standing, add_budget, asked_for, spell, standings
 from .store import opened
 from .text import Look, count, duration, paint, per_cent, short, when
 
@@ -39,9 +39,7 @@ def add(commands: Commands) -> None:
             "use the budget and has thresholds for it."
         ),
     )
-    parser.add_argument(
-        "budget", nargs="?", metavar="DIMENSION[=IDENTIFIER]", help="only these budgets, like tenant=acme"
-    )
+    add_budget(parser, "only these budgets")
     parser.add_argument(
         "--window",
         type=seconds_ago,
@@ -62,7 +60,7 @@ def add(commands: Commands) -> None:
 
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    dimension, identifier = parse_key(args.budget) if args.budget else (None, None)
+    dimension, identifier = asked_for(args)
     with opened(args.backend) as backend:
         found = standings(backend, args.window, dimension, identifier)
         name, now = backend.name, backend.now()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from .._entry import Label
+from .._entry import EVER, Label
 from ..budget import UNLIMITED, Asked, BudgetKey, BudgetState
 from ..ledger import Ledger
 from .standing import spell
@@ -22,7 +22,6 @@ __all__ = ["Summary"]
 
 _MODELS = 4
 _BUDGETS = 5
-_EVER = 2.0**40
 
 
 def _fullest(state: BudgetState) -> tuple[bool, float, BudgetKey]:
@@ -48,7 +47,7 @@ class Summary:
         Where the ledger is off, these are those of the identifiers that were `said` or made up.
         """
         usage = Ledger(store).usage("model", since=ago, where={"tag:run": self.run})
-        labels = [Label.parse(one.label) for one in store.sums(store.now() - ago.total_seconds(), _EVER)]
+        labels = [Label.parse(one.label) for one in store.sums(store.now() - ago.total_seconds(), EVER)]
         keys = {
             BudgetKey(*pair)
             for label in labels

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from .._entry import Label
+from .._entry import EVER, Label
 from .._usage import Usage, UsageRow
 from ..errors import ConfigurationError
 from ..ledger import Ledger
 from .drawing import Bar, Cell, plot, table
-from .options import add_command, pair
+from .options import add_command, add_pairs, add_range, range_of
 from .store import opened
 from .text import Look, clean, count, paint, per_cent
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["add", "render"]
 
 _FIXED = ("provider", "endpoint", "model", "model_asked", "ending", "hour", "day")
-_EVER = 2.0**40
 _ROWS = 30
 _PLOT_HEIGHT = 6
 
@@ -49,18 +48,9 @@ def add(commands: Commands) -> None:
         ),
     )
     parser.add_argument("--by", default="model", metavar="NAME[,NAME...]", help="default: model")
-    parser.add_argument(
-        "--since", default="24h", metavar="TIME", help="24h, 7d, 2026-03-01 or `ever` (default: 24h)"
-    )
-    parser.add_argument("--until", metavar="TIME", help="24h, 7d or 2026-03-01 (default: now)")
-    parser.add_argument(
-        "--where",
-        type=pair,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="only these calls; may be repeated, and values of one name add up",
-    )
+    add_range(parser, "24h")
+    about = "only these calls; may be repeated, and values of one name add up"
+    add_pairs(parser, "--where", "NAME=VALUE", about)
     parser.add_argument("--all", action="store_true", help=f"list all rows, and not only {_ROWS}")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--csv", action="store_true", help="write CSV")
@@ -70,19 +60,19 @@ def add(commands: Commands) -> None:
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
     by = [name.strip() for name in args.by.split(",") if name.strip()]
-    since = None if args.since == "ever" else args.since
+    since, until = range_of(args)
     where: dict[str, list[str]] = {}
     for name, value in args.where:
         where.setdefault(name, []).append(value)
     with opened(args.backend) as backend:
         ledger = Ledger(backend)
-        found = ledger.usage(by, since=since, until=args.until, where=where)
+        found = ledger.usage(by, since=since, until=until, where=where)
         _check_names(backend, [*by, *where], found)
         timed = any(name in ("hour", "day") for name in by)
         over_time = found if timed and len(by) == 1 else None
         if over_time is None and found and not (args.json or args.csv or args.jsonl):
             step = _step_of(found, ledger, where)
-            over_time = ledger.usage(step, since=since, until=args.until, where=where)
+            over_time = ledger.usage(step, since=since, until=until, where=where)
         name = backend.name
     if args.csv:
         console.write(found.to_csv())
@@ -124,7 +114,7 @@ def _check_names(backend: LedgerBackend, names: Sequence[str], found: Usage) -> 
         return
     dimensions = {one.key.dimension for one in backend.budgets()}
     tags: set[str] = set()
-    for text in {one.label for one in backend.sums(0.0, _EVER)}:
+    for text in {one.label for one in backend.sums(0.0, EVER)}:
         label = Label.parse(text)
         dimensions.update(label.identifiers)
         tags.update(label.tags)

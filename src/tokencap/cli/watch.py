@@ -13,7 +13,7 @@ from .drawing import Cell, table
 from .fullscreen import NoTerminalError, Screen
 from .live import Follower, Live, Rate, Seen
 from .options import EXIT_USAGE, add_command, positive, seconds_ago
-from .standing import parse_key, spell
+from .standing import add_budget, asked_for, spell
 from .status import rows
 from .store import opened
 from .text import Look, cells_of, count, cut, paint, per_cent, short, unpaint, when
@@ -48,9 +48,7 @@ def add(commands: Commands) -> None:
         ),
         as_json=False,
     )
-    parser.add_argument(
-        "budget", nargs="?", metavar="DIMENSION[=IDENTIFIER]", help="only this, like tenant=acme"
-    )
+    add_budget(parser, "only this")
     parser.add_argument(
         "--interval",
         type=positive,
@@ -69,7 +67,7 @@ def add(commands: Commands) -> None:
 
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
-    dimension, identifier = parse_key(args.budget) if args.budget else (None, None)
+    dimension, identifier = asked_for(args)
     try:
         screen = Screen(console)
     except NoTerminalError as error:

@@ -71,10 +71,8 @@ _NOT_GIVEN = frozenset({"NotGiven", "Omit"})
 
 def _body_of(options: Any) -> dict[str, Any]:
     body: dict[str, Any] = {}
-    raw = _raw_body(options)[1]
-    parts: tuple[Any, ...] = (options.json_data, raw and _json(raw), _field(options, "extra_json"))
-    for part in parts:
-        if part.__class__ is dict or isinstance(part, Mapping):
+    for part in (options.json_data, _json(_raw_body(options)[1]), _field(options, "extra_json")):
+        if isinstance(part, (dict, Mapping)):
             body.update({k: v for k, v in part.items() if v.__class__.__name__ not in _NOT_GIVEN})
     return body
 

@@ -81,17 +81,13 @@ def events(find: Find, source: Iterator[Any], read: Read | None = None) -> Itera
         for event in source:
             exchange.pulling = False
             only_usage = observe(event if read is None else read(event))
-            if hides and not only_usage:
-                event = exchange.visible(event)
-            if not (only_usage or tally.done or tally.awaited or held):
-                yield event
-                exchange.pulling = True
-                continue
             if tally.done:
                 run(exchange.settle())
             if held:
                 yield held.pop()
             if not (only_usage and hides):
+                if hides:
+                    event = exchange.visible(event)
                 if tally.awaited and exchange.open:
                     # The usage comes right after this event, and many consumers stop here.
                     held.append(event)
@@ -130,17 +126,13 @@ async def aevents(find: Find, source: AsyncIterator[Any], read: Read | None = No
         async for event in source:
             exchange.pulling = False
             only_usage = observe(event if read is None else read(event))
-            if hides and not only_usage:
-                event = exchange.visible(event)
-            if not (only_usage or tally.done or tally.awaited or held):
-                yield event
-                exchange.pulling = True
-                continue
             if tally.done:
                 await arun(exchange.settle())
             if held:
                 yield held.pop()
             if not (only_usage and hides):
+                if hides:
+                    event = exchange.visible(event)
                 if tally.awaited and exchange.open:
                     held.append(event)
                 else:

@@ -56,7 +56,10 @@ class _Total:
     def add(self, value: Any) -> None:
         if isinstance(value, str):
             self.text(value)
-        elif isinstance(value, dict) or (not isinstance(value, list) and isinstance(value, Mapping)):
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                self.add(item)
+        elif isinstance(value, (dict, Mapping)):
             kind = value.get("type")
             # In a JSON schema it may be a list of types, or the schema of a field of that name.
             if isinstance(kind, str) and (kind in _MEDIA_TYPES or kind in _FILE_TYPES):
@@ -70,12 +73,6 @@ class _Total:
                 if key not in _STRUCTURE:
                     name = str(key)
                     self.bound += (len(name) if name.isascii() else 4 * len(name)) + 6
-                if item.__class__ is str:
-                    self.text(item)
-                else:
-                    self.add(item)
-        elif isinstance(value, (list, tuple)):
-            for item in value:
                 self.add(item)
         elif value is None or isinstance(value, (bool, int, float)):
             self.bound += 24
