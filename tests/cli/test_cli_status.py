@@ -290,6 +290,11 @@ def test_no_password_is_ever_printed(url: str, capsys: pytest.CaptureFixture[str
         assert "Traceback" not in err
 
 
+def test_a_store_that_fails_is_said_with_what_looks_closer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--backend", "redis://127.0.0.1:1/0"]) == 1
+    assert capsys.readouterr().err.endswith("; `tokencap doctor` looks closer\n")
+
+
 def test_a_file_of_the_first_schema_keeps_its_counts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

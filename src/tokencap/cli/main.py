@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from .._version import __version__
-from ..errors import TokencapError
+from ..errors import BackendError, TokencapError
 from . import changes, changing, completion, doctor, report, run, status, usage, watch
 from .console import Console
 from .options import EXIT_ERROR, EXIT_OK, EXIT_USAGE, EXITS, Parser
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except TokencapError as error:
-        sys.stderr.write(f"tokencap: {error}\n")
+        hint = "; `tokencap doctor` looks closer" if isinstance(error, BackendError) else ""
+        sys.stderr.write(f"tokencap: {error}{hint}\n")
         return EXIT_ERROR
     return status
