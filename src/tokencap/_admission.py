@@ -115,7 +115,7 @@ class _Bid:
     def offer(self) -> Flow[Admission | CheckResult]:
         """Try to reserve, first by the bound; return what came of it."""
         session, runtime, plan = self.session, self.session.runtime, self.session.plan
-        about = runtime.label_of(session)
+        about = session.label()
         grant: Grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate, about)
         if self.need == self.bound and self._undecided(grant):
             counted = yield from session.count(self._past)

@@ -71,29 +71,27 @@ _NOT_GIVEN = frozenset({"NotGiven", "Omit"})
 
 def _body_of(options: Any) -> dict[str, Any]:
     body: dict[str, Any] = {}
-    for part in (options.json_data, _json(_raw_body(options)[1]), _field(options, "extra_json")):
-        if isinstance(part, (dict, Mapping)):
+    raw = _raw_body(options)[1]
+    for part in (options.json_data, _json(raw) if raw else None, options.__dict__.get("extra_json")):
+        if part and isinstance(part, (dict, Mapping)):
             body.update({k: v for k, v in part.items() if v.__class__.__name__ not in _NOT_GIVEN})
     return body
 
 
-def _field(options: Any, name: str) -> Any:
-    # Straight to the fields: pydantic is slow to say that one is missing.
-    return options.__dict__.get(name)
-
-
 def _raw_body(options: Any) -> tuple[str, bytes | str | None]:
     """Return the option that holds the body when it was given as bytes or text, and that body."""
+    # Straight to the fields, as elsewhere here: pydantic is slow to say that one is missing.
+    fields = options.__dict__
     for name in ("content", "json_data"):
-        value = _field(options, name)
+        value = fields.get(name)
         if isinstance(value, (bytes, str)):
             return name, value
     return "", None
 
 
-def _json(raw: bytes | str | None) -> Any:
+def _json(raw: bytes | str) -> Any:
     try:
-        return json.loads(raw) if raw else None
+        return json.loads(raw)
     except ValueError:
         return None
 
@@ -136,7 +134,7 @@ class OptionsExchange(Exchange):
             return
         options = copy.copy(self.options)
         # What is in extra_body is laid over the rest by the SDK, so it is changed there.
-        extra = _field(options, "extra_json")
+        extra = options.__dict__.get("extra_json")
         if isinstance(extra, Mapping) and any(name in extra for name in changes):
             options.extra_json = {**extra, **{k: v for k, v in changes.items() if k in extra}}
         name, raw = _raw_body(options)

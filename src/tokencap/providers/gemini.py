@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, get, stated
+from .dialect import Dialect, Endpoint, NotSeen, Tally
 from .measure import Size, text_size
+from .reading import count_of, get, stated
 
 __all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 

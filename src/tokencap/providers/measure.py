@@ -73,7 +73,10 @@ class _Total:
                 if key not in _STRUCTURE:
                     name = str(key)
                     self.bound += (len(name) if name.isascii() else 4 * len(name)) + 6
-                self.add(item)
+                if item.__class__ is str:
+                    self.text(item)
+                else:
+                    self.add(item)
         elif value is None or isinstance(value, (bool, int, float)):
             self.bound += 24
             self.quarters += 1

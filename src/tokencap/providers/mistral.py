@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, fields_of, get
+from .dialect import Dialect, Endpoint, NotSeen, Tally
 from .openai import ChatDialect, ChatTally, EmbeddingsDialect, MediaDialect, ResponsesDialect
+from .reading import count_of, fields_of, get
 
 __all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 
