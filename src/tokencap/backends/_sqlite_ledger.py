@@ -71,9 +71,9 @@ class LedgerWriter:
     """Writes the rows, in the transaction of whoever asks. One thread at a time."""
 
     def __init__(self, cursor: sqlite3.Cursor, retention: Retention) -> None:
-        self._cursor = cursor
+        self._execute = cursor.execute
         self._retention = retention
-        self._day = 0
+        self._dawn = 0
         self._labels: dict[str, int] = {}
         self._last = 0
         self._written = 0
@@ -94,7 +94,7 @@ class LedgerWriter:
         )  # fmt: skip
         while True:
             try:
-                self._cursor.execute(_WRITE, (at, *row))
+                self._execute(_WRITE, (at, *row))
                 break
             except sqlite3.IntegrityError:
                 at += 1  # another process, in the same microsecond
@@ -106,19 +106,19 @@ class LedgerWriter:
 
     def erase(self, at: int) -> None:
         """Take a row back."""
-        self._cursor.execute(_ERASE, (at,))
+        self._execute(_ERASE, (at,))
 
     def label(self, text: str, now: float) -> int:
         """Return the number of a label, added if it is new today."""
-        day = int(now // _DAY)
-        if day != self._day or len(self._labels) >= _REMEMBERED:
-            self._day = day
+        if not self._dawn <= now < self._dawn + _DAY or len(self._labels) >= _REMEMBERED:
+            self._dawn = int(now // _DAY) * _DAY
             self._labels.clear()
         number = self._labels.get(text)
         if number is None:
-            found = self._cursor.execute(_LABEL, (day, text)).fetchone()
+            day = self._dawn // _DAY
+            found = self._execute(_LABEL, (day, text)).fetchone()
             if found is None:
-                number = self._cursor.execute(_ADD_LABEL, (day, text)).lastrowid
+                number = self._execute(_ADD_LABEL, (day, text)).lastrowid
                 assert number is not None
             else:
                 number = int(found[0])
@@ -127,12 +127,12 @@ class LedgerWriter:
 
     def text(self, number: int) -> str | None:
         """Return the label of a number; None when it is gone."""
-        found = self._cursor.execute(f"{_TEXTS} WHERE id = ?", (number,)).fetchone()
+        found = self._execute(f"{_TEXTS} WHERE id = ?", (number,)).fetchone()
         return None if found is None else str(found[1])
 
     def _prune(self, now: float) -> None:
         """Delete a few of the rows that are too old or too many."""
-        execute = self._cursor.execute
+        execute = self._execute
         oldest = int((now - self._retention.seconds) * MICRO)
         (newest,) = execute(_NEWEST).fetchone()
         least = newest - self._retention.rows

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from os import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._audit import Change, Who
@@ -211,7 +212,7 @@ class SQLiteBackend(ForkAware):
             if not patient and (self._inside or self._books is None or self._synchronous == "FULL"):
                 raise WouldWaitError
             lock = self._lock
-            if not lock.acquire(blocking=patient):
+            if not lock.acquire(patient):
                 raise WouldWaitError
             try:
                 try:
@@ -225,7 +226,7 @@ class SQLiteBackend(ForkAware):
                         books = self._books
                         if books is None or not self._still_there():
                             books = self._open()
-                        execute = books.cursor.execute
+                        execute = books.execute
                         execute(begin)
                         result = body(books, *args)
                         execute("COMMIT")
@@ -269,7 +270,7 @@ class SQLiteBackend(ForkAware):
     def _still_there(self) -> bool:
         """Tell whether the path still leads to the open file: about a microsecond."""
         try:
-            found = os.stat(self._path)
+            found = stat(self._path)
         except OSError:
             return False
         return found.st_ino == self._inode and found.st_dev == self._device
