@@ -28,6 +28,7 @@ LONGER = {
     "backends/redis.py": "every verb of a store, and how it is reached",
     "backends/sqlite.py": "one store in its two flavours",
     "backends/_sqlite_books.py": "the statements of one schema, read together",
+    "backends/_sqlite_ledger.py": "the rows of the ledger, as they are written and as they are read",
     "backends/_redis_scripts.py": "how every verb is spelled for the scripts, read together",
     "backends/_redis_topology.py": "every way of reaching a Redis",
     "backends/_redis_cluster.py": "a cluster as its calls see it: slots, moves, nodes that fail",

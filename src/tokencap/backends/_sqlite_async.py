@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._flow import Ready
 from ._rules import check_holds
-from ._sqlite_books import Books
+from ._sqlite_books import READ, WRITE, Books
+from ._sqlite_straight import StraightBooks
 from .aio import Threads
 
 if TYPE_CHECKING:
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
     from ._rules import Question
     from .sqlite import SQLiteBackend
 
-__all__ = ["READ", "WRITE", "AsyncSQLiteBackend", "WouldWaitError"]
+__all__ = ["AsyncSQLiteBackend", "WouldWaitError"]
 
 T = TypeVar("T")
-
-WRITE = "BEGIN IMMEDIATE"
-READ = "BEGIN"
 
 
 class WouldWaitError(Exception):
@@ -46,13 +44,13 @@ class AsyncSQLiteBackend:
     ) -> Awaitable[Grant]:
         """As `Backend.reserve`."""
         check_holds(holds)
-        return self._perform(Books.reserve, id, holds, charge, lease, about)
+        return self._perform(StraightBooks.reserve, id, holds, charge, lease, about, begin="")
 
     def settle(
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
     ) -> Awaitable[Settlement]:
         """As `Backend.settle`."""
-        return self._perform(Books.settle, reservation, tokens, marks, entry)
+        return self._perform(StraightBooks.settle, reservation, tokens, marks, entry, begin="")
 
     def record(self, entries: Sequence[Entry]) -> Awaitable[None]:
         """As `LedgerBackend.record`."""

@@ -25,10 +25,12 @@ from ._sqlite_changes import note
 from ._sqlite_ledger import LedgerWriter
 from ._sqlite_windows import READ_COUNTER, Row, Windows
 
-__all__ = ["Books"]
+__all__ = ["READ", "REMEMBERED", "WRITE", "Books"]
 
 Text = Union[str, bytes]
 
+WRITE = "BEGIN IMMEDIATE"
+READ = "BEGIN"
 _FIND = "SELECT key FROM counters WHERE dimension = ? AND identifier = ?"
 _ADD = "INSERT INTO counters (dimension, identifier) VALUES (?, ?)"
 _TAKE = "UPDATE counters SET reserved = reserved + ?, calls = calls + 1, configured = ? WHERE key = ?"
@@ -70,7 +72,7 @@ _NEW: Row = (0, 0, 0, 0, 1, None, 0, "", 0, 0, 0, 0)
 _ENDED = Settlement(())
 _NO_LIMITS: dict[BudgetKey, int] = {}
 # Of keys, and of marks; about 2 MB each.
-_REMEMBERED = 10_000
+REMEMBERED = 10_000
 
 
 def _text(text: str) -> Text:
@@ -94,6 +96,7 @@ class Books:
         self, cursor: sqlite3.Cursor, store: str, clock: Callable[[], float], retention: Retention
     ) -> None:
         self.cursor = cursor
+        self.connection = cursor.connection
         self.execute = cursor.execute
         self.ledger = LedgerWriter(cursor, retention)
         self._prefix = f"{store}:"
@@ -118,7 +121,7 @@ class Books:
         now = self._clock()
         if not -1.0 < now - self._swept_at < 1.0:
             self._sweep(now)
-        plain_id = id if id.isascii() else _text(id)
+        plain_id = _text(id)
         counters, states = self._read_all(holds, now)
         amounts, refused, short = admit(holds, states)
         if short:
@@ -151,7 +154,7 @@ class Books:
             if again is not None:
                 return again
             self._sweep(now)
-            return self.reserve(id, holds, charge, lease, about)
+            return Books.reserve(self, id, holds, charge, lease, about)
         reservation = _new(Reservation, (id, tuple(held), charge))
         return _new(Grant, (reservation, tuple(states), ()))
 
@@ -159,8 +162,7 @@ class Books:
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark], entry: Entry | None = None
     ) -> Settlement:
         """As `Backend.settle`."""
-        id, holds, _ = reservation
-        plain_id = id if id.isascii() else _text(id)
+        plain_id, holds = _text(reservation.id), reservation.holds
         execute, prefix = self.execute, self._prefix
         mine = not holds or holds[0].epoch.startswith(prefix)
         now = self._clock()
@@ -300,7 +302,7 @@ class Books:
             row = self.cursor.execute(_FIND, (_text(key.dimension), _text(key.identifier))).fetchone()
             if row is not None:
                 number = int(row[0])
-                if len(self._numbers) >= _REMEMBERED:
+                if len(self._numbers) >= REMEMBERED:
                     self._numbers.clear()
                 self._numbers[key] = number
         return number
@@ -317,7 +319,7 @@ class Books:
     def _tell(self, number: int, thresholds: str) -> None:
         """Leave in the file, for whoever looks at it, what is ahead of a budget."""
         if self._told.get(number, "") != thresholds:
-            if len(self._told) >= _REMEMBERED:
+            if len(self._told) >= REMEMBERED:
                 self._told.clear()
             self.cursor.execute(_TELL, (number, thresholds))
             self._told[number] = thresholds
@@ -427,7 +429,7 @@ class Books:
             return self.cursor.execute(_MARK, known).rowcount > 0
         if known in self._passed:
             return False
-        if len(self._passed) >= _REMEMBERED:
+        if len(self._passed) >= REMEMBERED:
             self._passed.clear()
         self._passed.add(known)
         return self.cursor.execute(_MARK, known).rowcount > 0

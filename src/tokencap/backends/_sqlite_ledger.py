@@ -23,7 +23,7 @@ from ._sqlite_changes import read as read_changes
 if TYPE_CHECKING:
     from .sqlite import SQLiteBackend
 
-__all__ = ["LedgerReader", "LedgerWriter"]
+__all__ = ["NEXT_N", "LedgerReader", "LedgerWriter"]
 
 MICRO = 1_000_000
 _DAY = 86_400
@@ -35,11 +35,11 @@ _REMEMBERED = 10_000
 _CODES = {ending: code for code, ending in enumerate(ENDINGS)}
 
 # n: one more than that of the row before, so that the number of rows is known without counting them.
+NEXT_N = "coalesce((SELECT n FROM calls ORDER BY at DESC LIMIT 1), 0) + 1"
 _WRITE = (
-    "INSERT INTO calls"
+    "INSERT INTO calls"  # noqa: S608
     " (at, n, label, ending, estimated, input, output, cached, written, reasoning, estimate, ms)"
-    " VALUES (?, coalesce((SELECT n FROM calls ORDER BY at DESC LIMIT 1), 0) + 1,"
-    " ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    f" VALUES (?, {NEXT_N}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _ERASE = "DELETE FROM calls WHERE at = ?"
 _LABEL = "SELECT id FROM labels WHERE day = ? AND text = ?"
@@ -84,25 +84,43 @@ class LedgerWriter:
 
     def write(self, entry: Entry, now: float) -> int:
         """Add a row; return its key."""
+        self.label(entry.label, now)
+        row = self._row(entry, now)
+        while True:
+            try:
+                self._execute(_WRITE, row)
+                break
+            except sqlite3.IntegrityError:
+                row = (row[0] + 1, *row[1:])  # another process, in the same microsecond
+        if not self._written:
+            self._prune(now)
+        self.wrote(row[0])
+        return row[0]
+
+    def known(self, text: str, now: float) -> int | None:
+        """Return the number of a label, if it is known already."""
+        return self._labels.get(text) if self._dawn <= now < self._dawn + _DAY else None
+
+    def row(self, entry: Entry, now: float) -> tuple[int, ...] | None:
+        """Return the row of an entry, to be followed by `wrote`; None when it takes more than a row."""
+        if self._written and self._dawn <= now < self._dawn + _DAY and entry[0] in self._labels:
+            return self._row(entry, now)
+        return None
+
+    def wrote(self, at: int) -> None:
+        """Note that a row was written."""
+        self._last = at
+        self._written = (self._written + 1) % _PRUNE_EVERY
+
+    def _row(self, entry: Entry, now: float) -> tuple[int, ...]:
         label, ending, sent, received, cached, written, reasoning, estimate, estimated, seconds = entry
         at = int(now * MICRO)
         if self._last - MICRO < at <= self._last:
             at = self._last + 1
-        row = (
-            self.label(label, now), _CODES[ending], 1 if estimated else 0, sent, received, cached, written,
+        return (
+            at, self._labels[label], _CODES[ending], 1 if estimated else 0, sent, received, cached, written,
             reasoning, estimate, int(seconds * 1000),
         )  # fmt: skip
-        while True:
-            try:
-                self._execute(_WRITE, (at, *row))
-                break
-            except sqlite3.IntegrityError:
-                at += 1  # another process, in the same microsecond
-        self._last = at
-        if not self._written:
-            self._prune(now)
-        self._written = (self._written + 1) % _PRUNE_EVERY
-        return at
 
     def erase(self, at: int) -> None:
         """Take a row back."""

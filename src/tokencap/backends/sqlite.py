@@ -21,11 +21,12 @@ from .._entry import Entry, KnownBudget, Retention, Sum
 from ..errors import BackendError, ConfigurationError
 from ._fork import ForkAware, survive_forks
 from ._rules import check_change, check_grant, check_holds, check_limit
-from ._sqlite_async import READ, WRITE, AsyncSQLiteBackend, WouldWaitError
-from ._sqlite_books import Books
+from ._sqlite_async import AsyncSQLiteBackend, WouldWaitError
+from ._sqlite_books import READ, WRITE, Books
 from ._sqlite_file import FileBusyError, Opened, check_path, checkpoint, is_busy, open_file, say
 from ._sqlite_ledger import LedgerReader
 from ._sqlite_schema import UnusableFileError
+from ._sqlite_straight import StraightBooks
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -84,7 +85,7 @@ class SQLiteBackend(ForkAware):
         self._commits = 0
         self._opened: Opened | None = None
         self._device = self._inode = 0
-        self._books: Books | None = None
+        self._books: StraightBooks | None = None
         # Connections of a parent process: closing one here would disturb the file it still uses.
         self._abandoned: list[Opened] = []
         self._async: AsyncSQLiteBackend | None = None
@@ -98,13 +99,13 @@ class SQLiteBackend(ForkAware):
     def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
         check_holds(holds)
-        return self.perform(Books.reserve, id, holds, charge, lease, about)
+        return self.perform(StraightBooks.reserve, id, holds, charge, lease, about, begin="")
 
     def settle(
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark] = (), entry: Entry | None = None
     ) -> Settlement:
         """As `Backend.settle`."""
-        return self.perform(Books.settle, reservation, tokens, marks, entry)
+        return self.perform(StraightBooks.settle, reservation, tokens, marks, entry, begin="")
 
     def renew(self, ids: Collection[str], lease: float) -> set[str]:
         """As `Backend.renew`."""
@@ -206,7 +207,10 @@ class SQLiteBackend(ForkAware):
         patient: bool = True,
         deadline: float = 0.0,
     ) -> T:
-        """Run `body(books, *args)` in a transaction, within `timeout` or by `deadline` (monotonic)."""
+        """Run `body(books, *args)` in a transaction, within `timeout` or by `deadline` (monotonic).
+
+        Where `begin` is empty, `body` begins one itself, or needs none.
+        """
         attempts = 0
         while True:
             if not patient and (self._inside or self._books is None or self._synchronous == "FULL"):
@@ -224,12 +228,20 @@ class SQLiteBackend(ForkAware):
                     self._inside = True
                     try:
                         books = self._books
-                        if books is None or not self._still_there():
+                        try:
+                            # `_still_there`, in place: beside so short a step a function call shows.
+                            found = stat(self._path)
+                            if found.st_ino != self._inode or found.st_dev != self._device:
+                                books = None
+                        except OSError:
+                            books = None
+                        if books is None:
                             books = self._open()
-                        execute = books.execute
-                        execute(begin)
+                        if begin:
+                            books.execute(begin)
                         result = body(books, *args)
-                        execute("COMMIT")
+                        if books.connection.in_transaction:
+                            books.execute("COMMIT")
                     except BaseException as error:
                         self._undo(error)
                         raise
@@ -275,7 +287,7 @@ class SQLiteBackend(ForkAware):
             return False
         return found.st_ino == self._inode and found.st_dev == self._device
 
-    def _open(self) -> Books:
+    def _open(self) -> StraightBooks:
         """Open what is at the path now, if it is not what is open."""
         old = self._opened
         opened = open_file(self._path, self._synchronous, old.wal if old else None)
@@ -284,7 +296,7 @@ class SQLiteBackend(ForkAware):
             old.close()
         self._opened = opened
         self._device, self._inode = opened.identity
-        self._books = Books(opened.cursor, opened.store, self._clock, self._retention)
+        self._books = StraightBooks(opened.cursor, opened.store, self._clock, self._retention)
         return self._books
 
     def _shorten_log(self) -> None:
