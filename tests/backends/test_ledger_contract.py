@@ -21,7 +21,7 @@ GPT = Label("openai", "/chat/completions", "gpt-4o", "gpt-4o", {"tenant": "acme"
 HAIKU = Label(
     "anthropic", "/v1/messages", "opus", "haiku", {"tenant": "ümlaut\ud800"}, {"agent": "a;b c"}
 ).text()
-SHORT = 0.05
+INSTANT = 0.01
 ME = Who("mo", "host-1")
 LONG = BudgetKey("tenant", "ü" * 200)
 
@@ -42,8 +42,8 @@ def take(backend, *keys, about=GPT, lease=30.0, charge=10):
 
 def die(backend, *keys, charge=10, about=GPT):
     """A reservation whose owner is gone and whose death has been noticed."""
-    reservation = take(backend, *keys, about=about, lease=SHORT, charge=charge)
-    time.sleep(SHORT * 1.5)
+    reservation = take(backend, *keys, about=about, lease=INSTANT, charge=charge)
+    time.sleep(INSTANT * 1.5)
     backend.get_states([(key, 1000) for key in keys or (A,)])
     return reservation
 

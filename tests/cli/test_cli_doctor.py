@@ -19,7 +19,7 @@ from tokencap._coverage import Coverage
 from tokencap._entry import Entry, Label
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.cli import checks, checks_file, checks_store, doctor
+from tokencap.cli import checks, checks_file, checks_store
 from tokencap.cli.doctor import render
 from tokencap.cli.findings import NOTE, WELL, WRONG, Finding
 from tokencap.cli.main import main
@@ -72,13 +72,13 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def seen() -> Coverage:
     """Read the SDKs' sources once, which takes a second."""
-    assert doctor.coverage is tokencap.coverage
+    assert _coverage.coverage is tokencap.coverage
     return tokencap.coverage()
 
 
 @pytest.fixture
 def once(seen: Coverage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "coverage", lambda: seen)
+    monkeypatch.setattr(_coverage, "coverage", lambda: seen)
 
 
 @pytest.mark.usefixtures("once")

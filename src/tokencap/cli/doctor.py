@@ -8,15 +8,14 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._coverage import Coverage, coverage
 from ..errors import TokencapError
-from . import checks, checks_store
 from .findings import NOTE, WELL, WRONG, Finding, wrong
 from .options import EXIT_ERROR, EXIT_OK, add_command
 from .store import settled
 from .text import Look, cells_of, clean, paint
 
 if TYPE_CHECKING:
+    from .._coverage import Coverage
     from .console import Console
     from .options import Commands
 
@@ -48,6 +47,8 @@ def add(commands: Commands) -> None:
 
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
+    from .._coverage import coverage
+
     seen = coverage()
     found = list(examine(args.backend, seen))
     if args.json:
@@ -59,6 +60,9 @@ def perform(args: argparse.Namespace, console: Console) -> int:
 
 def examine(backend: str | None, seen: Coverage) -> Iterator[Finding]:
     """Look at everything. `backend` is the store that was named, if one was."""
+    # What looks at everything is slow to load: not for the other commands.
+    from . import checks, checks_store
+
     yield from checks.installed()
     yield from checks.configured()
     try:
