@@ -74,8 +74,7 @@ class Exchange:
 
     def replied(self, payload: Any) -> Flow[None]:
         """Settle by a whole reply."""
-        if self.open:
-            self.session.tally.reply(payload)
+        self.session.tally.reply(payload)
         return self.session.settle()
 
     def settle(self, ending: Ending = Ending.OK) -> Flow[None]:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Callable, NamedTuple
 
 from ..usage import TokenUsage
-from .measure import Size, measure, text_size
+from .measure import Measure, Size, text_size
 from .reading import as_count, count_of, get, stated, table_of
 
 __all__ = ["Dialect", "Endpoint", "NotSeen", "Tally", "path_pattern"]
@@ -101,9 +101,12 @@ class Dialect:
     def size(self, body: Mapping[str, Any], count: Callable[[str], int] | None = None) -> Size:
         """Return how many tokens the prompt takes: at most, and about (texts by `count`, else by length)."""
         skip = self.not_prompt
-        found = measure([item for name, item in body.items() if name not in skip], count)
+        found = Measure(count)
+        for name, item in body.items():
+            if name not in skip:
+                found.add(item)
         stretch = self.stretch if count is None else 1.0
-        return Size(found.bound + self.overhead, int(found.guess * stretch) + 3)
+        return Size(found.bound + self.overhead, int((found.quarters + 3) // 4 * stretch) + 3)
 
     cap_fields: tuple[str, ...] = ("max_output_tokens", "max_completion_tokens", "max_tokens")
     """Request fields that cap the output, the one to write first; none when the format has no cap."""

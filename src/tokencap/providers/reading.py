@@ -61,7 +61,7 @@ def count_of(payload: Any, name: str) -> int:
 def as_count(value: Any) -> int:
     """Return a number of tokens; 0 for whatever is none (None, a text, a negative)."""
     if value.__class__ is int:
-        return int(value) if value > 0 else 0
+        return max(value, 0)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         return 0
     return int(value) if value < 2**53 else 0
@@ -71,6 +71,6 @@ def stated(body: Mapping[str, Any], *names: str) -> int | None:
     """Return the first of these request fields that holds a whole number above 0."""
     for name in names:
         value = body.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value and isinstance(value, int) and value > 0 and value is not True:
             return value
     return None
