@@ -2,7 +2,7 @@
 
 `make bench`, or `python scripts/bench.py [PART ...]`, of: call, stream, import, stores, async, stall, ledger.
 Every figure is a median over interleaved rounds (plain, floor, guarded, plain ...), so that a machine whose
-speed drifts does not decide. The floors: two SQLite commits (WAL, NORMAL) of a counter and a hold, two
+speed drifts does not decide; those of streams, of paired differences, each with its confidence interval. The floors: two SQLite commits (WAL, NORMAL) of a counter and a hold, two
 EVALSHA of a trivial script through redis-py, and the SDK's own call over an in-memory transport. What one
 thread does alone is measured in processor time; what waits for a server or for others, by the wall clock.
 """
@@ -14,6 +14,7 @@ import functools
 import json
 import multiprocessing
 import os
+import random
 import sqlite3
 import statistics
 import subprocess
@@ -198,45 +199,170 @@ def bench_call() -> None:
         guard.backend.close()
 
 
-def bench_stream() -> None:
-    print(f"\na stream of {CHUNKS:,} chunks")
-    plain = client()
-    with Guard(Policy.blocking(10**12)) as guard:
-        guarded = guard.wrap(plain)
+def stream_of(sdk: str) -> tuple[list[bytes], Any, Any, Callable[..., Any]]:
+    """Return the events of a stream of `CHUNKS` pieces, its two clients, and how one is opened."""
+    if sdk == "chat":
+        parts = sse()
+    else:
+        parts = [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in EVENTS[sdk](CHUNKS)]
+    http = {
+        "http_client": HTTP.Client(transport=Streaming(parts)),
+        "base_url": "http://loopback/v1",
+        "api_key": "x",
+        "max_retries": 0,
+    }
+    ahttp = {**http, "http_client": HTTP.AsyncClient(transport=Streaming(parts))}
+    if sdk == "messages":
+        import anthropic
 
-        def read(which: Any, asked: bool) -> None:
-            more = {"stream_options": {"include_usage": True}} if asked else {}
-            prompt = [{"role": "user", "content": "x"}]
-            for _ in which.chat.completions.create(model="gpt-4o", messages=prompt, stream=True, **more):
-                pass
-
-        found = interleaved(
-            {
-                "plain": lambda: read(plain, True),
-                "again": lambda: read(plain, True),
-                "guarded": lambda: read(guarded, True),
-                "hidden": lambda: read(guarded, False),
-            },
-            3,
-            rounds=15,
-            clock=time.perf_counter,
+        asked = {"model": "claude-x", "max_tokens": 100, "messages": PROMPT}
+        return (
+            parts,
+            anthropic.Anthropic(**http),
+            anthropic.AsyncAnthropic(**ahttp),
+            lambda c, **more: c.messages.create(**asked, stream=True, **more),
         )
-        base = statistics.median(found["plain"])
-        again = sorted(b / a for a, b in zip(found["plain"], found["again"]))
-        noise = (again[-3] - again[2]) / 2
-        for name, what in (
-            ("guarded", "usage asked for by the caller"),
-            ("hidden", "usage asked for by us, and hidden"),
-        ):
-            ratios = [g / p for g, p in zip(found[name], found["plain"])]
-            per_chunk = (statistics.median(found[name]) - base) / CHUNKS
-            row(
-                f"per chunk, {what}",
-                f"{per_chunk * 1e6:+.2f} us on {base / CHUNKS * 1e6:.1f} us; ratio {statistics.median(ratios):.3f} "
-                f"(two unguarded runs differ by up to {noise:.3f})",
-                "bar: noise",
-            )
-        guard.backend.close()
+    clients = openai.OpenAI(**http), openai.AsyncOpenAI(**ahttp)
+    if sdk == "responses":
+        return (
+            parts,
+            *clients,
+            lambda c, **more: c.responses.create(model="gpt-4o", input="x", stream=True, **more),
+        )
+    return (
+        parts,
+        *clients,
+        lambda c, **more: c.chat.completions.create(model="gpt-4o", messages=PROMPT, stream=True, **more),
+    )
+
+
+def responses_events(count: int) -> list[dict[str, Any]]:
+    reply = {"id": "r1", "object": "response", "created_at": 1, "model": "gpt-4o", "output": [], "tools": []}
+    usage = {
+        "input_tokens": 5, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 2,
+        "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 7,
+    }  # fmt: skip
+    piece = {"type": "response.output_text.delta", "item_id": "i", "output_index": 0, "content_index": 0}
+    return [
+        {"type": "response.created", "sequence_number": 0, "response": {**reply, "status": "in_progress"}},
+        *({**piece, "delta": "word ", "sequence_number": n, "logprobs": []} for n in range(1, count + 1)),
+        {
+            "type": "response.completed",
+            "sequence_number": count + 1,
+            "response": {**reply, "status": "completed", "usage": usage},
+        },
+    ]
+
+
+def messages_events(count: int) -> list[dict[str, Any]]:
+    message = {
+        "id": "m1", "type": "message", "role": "assistant", "model": "claude-x", "content": [],
+        "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 5, "output_tokens": 1},
+    }  # fmt: skip
+    delta = {"type": "text_delta", "text": "word "}
+    return [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *({"type": "content_block_delta", "index": 0, "delta": delta} for _ in range(count)),
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": 2},
+        },
+        {"type": "message_stop"},
+    ]
+
+
+EVENTS = {"responses": responses_events, "messages": messages_events}
+
+
+class Streaming(HTTP.BaseTransport, HTTP.AsyncBaseTransport):  # type: ignore[misc,name-defined]
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    def handle_request(self, request: Any) -> Any:  # noqa: ARG002
+        return HTTP.Response(200, headers={"content-type": "text/event-stream"}, stream=Body(self._parts))
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return self.handle_request(request)
+
+
+STREAM_ROUNDS = 31
+
+
+def bench_stream() -> None:
+    """Processor time of whole streams, the call's own cost included, as the median of paired differences."""
+    print(f"\na stream of {CHUNKS:,} chunks, beside an unguarded one; in brackets, 95 % intervals")
+    usage = {"stream_options": {"include_usage": True}}
+    loop = asyncio.new_event_loop()
+    for sdk in ("chat", "responses", "messages"):
+        _, plain, aplain, create = stream_of(sdk)
+        asked = usage if sdk == "chat" else {}
+        with Guard(Policy.blocking(10**12)) as guard:
+
+            def read(which: Any, more: Any, create: Any = create) -> None:
+                for _ in create(which, **more):
+                    pass
+
+            def aread(which: Any, more: Any, create: Any = create) -> None:
+                async def through() -> None:
+                    async for _ in await create(which, **more):
+                        pass
+
+                loop.run_until_complete(through())
+
+            for kind, reading, bare in (("sync", read, plain), ("async", aread, aplain)):
+                guarded = guard.wrap(bare)
+                works: dict[str, Callable[[], None]] = {
+                    name: functools.partial(reading, which, more)
+                    for name, which, more in (
+                        ("plain", bare, asked),
+                        ("again", bare, asked),
+                        ("guarded", guarded, asked),
+                        *((("hidden", guarded, {}),) if asked else ()),
+                    )
+                }
+                found = shuffled(works, STREAM_ROUNDS)
+                base = statistics.median(found["plain"])
+                noise = interval([b - a for a, b in zip(found["plain"], found["again"])])
+                for name in [name for name in works if name not in ("plain", "again")]:
+                    low, median, high = interval([g - p for g, p in zip(found[name], found["plain"])])
+                    what = {"guarded": "usage asked for", "hidden": "usage hidden"}[name] if asked else ""
+                    row(
+                        f"{sdk}, {kind}{', ' * bool(what)}{what}: per chunk",
+                        f"{median / CHUNKS * 1e6:+.2f} us [{low / CHUNKS * 1e6:+.2f} {high / CHUNKS * 1e6:+.2f}] "
+                        f"on {base / CHUNKS * 1e6:.1f} us; ratio {1 + median / base:.3f}; two unguarded: "
+                        f"[{noise[0] / CHUNKS * 1e6:+.2f} {noise[2] / CHUNKS * 1e6:+.2f}]",
+                        "bar: noise",
+                    )
+            loop.run_until_complete(aplain.close())
+            guard.backend.close()
+    loop.close()
+
+
+def shuffled(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Time each work once a round, in an order that changes: what comes after what has a cost too."""
+    names = list(works)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        random.shuffle(names)
+        for name in names:
+            taken = seconds(works[name], 1)
+            if number:
+                found[name].append(taken)
+    return found
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Return the median, between the ends of its 95 % confidence interval."""
+    values = sorted(values)
+    middle, half = len(values) // 2, int(0.98 * len(values) ** 0.5 + 0.5)
+    return (
+        values[max(0, middle - half)],
+        statistics.median(values),
+        values[min(len(values) - 1, middle + half)],
+    )
 
 
 def bench_import() -> None:
