@@ -2,9 +2,10 @@
 
 `make bench`, or `python scripts/bench.py [PART ...]`, of: call, stream, import, stores, async, stall, ledger.
 Every figure is a median over interleaved rounds (plain, floor, guarded, plain ...), so that a machine whose
-speed drifts does not decide; those of streams, of paired differences, each with its confidence interval. The floors: two SQLite commits (WAL, NORMAL) of a counter and a hold, two
-EVALSHA of a trivial script through redis-py, and the SDK's own call over an in-memory transport. What one
-thread does alone is measured in processor time; what waits for a server or for others, by the wall clock.
+speed drifts does not decide; those of calls and streams are medians of paired differences over rounds whose
+order changes. The floors: two SQLite commits (WAL, NORMAL) of a counter and a hold, two EVALSHA of a trivial
+script through redis-py, and the SDK's own call over an in-memory transport. What one thread does alone is
+measured in processor time; what waits for a server or for others, by the wall clock.
 """
 
 from __future__ import annotations
@@ -164,7 +165,7 @@ def bench_call() -> None:
     plain, floor = client(), Floor()
     with Guard(Policy.blocking(10**12)) as guard:
         guarded = guard.wrap(plain)
-        for size, times, rounds in ((1_000, 200, 15), (1_000_000, 40, 21)):
+        for size, times, rounds in ((1_000, 200, 21), (1_000_000, 40, 41)):
             prompt = [{"role": "user", "content": "a b " * (size // 4)}]
 
             def call(which: Any, prompt: Any = prompt) -> None:
@@ -184,7 +185,7 @@ def bench_call() -> None:
                 "bare": with_bare,
                 "guarded": lambda c=call: c(guarded),
             }
-            found = interleaved(works, times, rounds)
+            found = shuffled(works, rounds, times)
             added, commits, bare = (
                 statistics.median(one - p for one, p in zip(found[name], found["plain"]))
                 for name in ("guarded", "floor", "bare")
@@ -341,14 +342,14 @@ def bench_stream() -> None:
     loop.close()
 
 
-def shuffled(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Time each work once a round, in an order that changes: what comes after what has a cost too."""
+def shuffled(works: dict[str, Callable[[], Any]], rounds: int, times: int = 1) -> dict[str, list[float]]:
+    """Time each work in every round, in an order that changes: what comes after what has a cost too."""
     names = list(works)
     found: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         random.shuffle(names)
         for name in names:
-            taken = seconds(works[name], 1)
+            taken = seconds(works[name], times)
             if number:
                 found[name].append(taken)
     return found
@@ -548,13 +549,15 @@ async def throughput(which: Any, calls: int, turns: int = 0) -> float:
     return calls / (time.perf_counter() - start)
 
 
-async def shares(plain: openai.AsyncOpenAI, backend: Any) -> list[tuple[float, float]]:
-    """Return the throughputs of rounds of calls, unguarded and guarded."""
+async def shares(
+    plain: openai.AsyncOpenAI, backend: Any, calls: int, rounds: int
+) -> list[tuple[float, float]]:
+    """Return the throughputs of rounds of so many calls, unguarded and guarded."""
     guard = Guard(Policy.blocking(10**12), backend=backend)
     guarded = guard.wrap(plain)
     await throughput(plain, 400)
     await throughput(guarded, 400)
-    found = [(await throughput(plain, 1_000), await throughput(guarded, 1_000)) for _ in range(9)]
+    found = [(await throughput(plain, calls), await throughput(guarded, calls)) for _ in range(rounds)]
     await backend.as_async().aclose()
     await plain.close()
     guard.teardown()
@@ -600,12 +603,13 @@ def bench_async() -> None:
         for kind in ("sqlite", "redis"):
             if kind == "redis" and url is None:
                 continue
-            for make, where, bar in (
-                (over_http, "over HTTP on loopback", "bar: at least 90 %"),
-                (in_memory, "in memory, no network to wait for", ""),
+            for make, calls, rounds, where, bar in (
+                (over_http, 1_000, 9, "over HTTP, 200 workers, call after call", "bar: at least 90 %"),
+                (over_http, 200, 31, "over HTTP, 200 calls at once", ""),
+                (in_memory, 1_000, 9, "in memory, no network to wait for", ""),
             ):
                 backend = open_store(kind, url)
-                found = asyncio.run(shares(make(), backend))
+                found = asyncio.run(shares(make(), backend, calls, rounds))
                 backend.close()
                 share = statistics.median(g / p for p, g in found)
                 row(
