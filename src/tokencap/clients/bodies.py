@@ -50,6 +50,8 @@ class _Watched:
 
     def __init__(self, exchange: Exchange, response: Any, is_async: bool, live: bool) -> None:
         self._inner = response.stream
+        # The SDK's own tracing puts it on the body, and looks for it there at every event.
+        self.stream_observer = getattr(self._inner, "stream_observer", None)
         self._exchange = exchange
         self._headers = response.headers
         self._response_type = type(response)
@@ -63,7 +65,7 @@ class _Watched:
         self._reader = EventReader() if streamed and not self._headers.get("content-encoding") else None
 
     def __getattr__(self, name: str) -> Any:
-        # What the HTTP library (`elapsed`) and the SDK's own tracing (`stream_observer`) put there.
+        # What the HTTP library puts there (`elapsed`).
         return getattr(self.__dict__["_inner"], name)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -80,11 +82,14 @@ class _Watched:
             yield self._unshown
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._inner.__aiter__()
+        chunks, exchange = self._inner.__aiter__(), self._exchange
         try:
             async for chunk in chunks:
+                if exchange.observed:
+                    yield chunk
+                    continue
                 if self._keep(chunk):
-                    await arun(self._exchange.settle())
+                    await arun(exchange.settle())
                 yield self._shown(chunk)
             self._whole = True
             if self._unshown:

@@ -26,6 +26,16 @@ class MessagesTally(Tally):
         super().reply(payload)
 
     def event(self, payload: Any) -> bool:
+        # A piece of text and nothing else, as most events are.
+        try:
+            if payload.type == "content_block_delta":
+                delta = payload.delta
+                if delta.type == "text_delta" and delta.text.__class__ is str:
+                    self.characters += len(delta.text)
+                    self.awaited = False
+                    return False
+        except AttributeError:
+            pass
         kind = get(payload, "type")
         # Many consumers stop where the reason to stop is told.
         self.awaited = kind == "message_delta"

@@ -95,6 +95,13 @@ class ResponsesTally(Tally):
         super().reply(payload)
 
     def event(self, payload: Any) -> bool:
+        # A piece of text and nothing else, as most events are.
+        try:
+            if payload.type == "response.output_text.delta" and payload.delta.__class__ is str:
+                self.characters += len(payload.delta)
+                return False
+        except AttributeError:
+            pass
         payload, kind = _typed(payload)
         if kind in ("response.completed", "response.incomplete", "response.failed"):
             response = get(payload, "response")
