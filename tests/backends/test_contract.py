@@ -643,6 +643,15 @@ class TestCalendarWindows(Ticking):
         # The window was entered by mistake; it goes on as the next of whoever comes first.
         assert state(backend, period=MINUTE).resets_at == at(2026, 3, 27, 10, 2)
 
+    def test_a_reserve_made_again_moves_the_window_as_any_other(self, backend, clock):
+        call = take(backend, hold(period=MINUTE))
+        clock.now -= 3600
+        assert take(backend, hold(period=MINUTE), id=call.id, lease=60.0) == call
+        clock.now += 30
+        end = at(2026, 3, 27, 10, 1)
+        assert state(backend, period=MINUTE) == BudgetState(A, 100, 0, 20, 1, resets_at=end)
+        assert backend.settle(call, 7).states == (BudgetState(A, 100, 7, resets_at=end),)
+
     def test_what_was_used_before_is_told(self, backend, clock):
         spend(backend, 60, period=HOUR)
         clock.now += 3600

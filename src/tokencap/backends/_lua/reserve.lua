@@ -21,10 +21,7 @@ for i = 1, count do
   if b.hold then
     local mine, _, epoch, time = string.match(b.hold, '^(%d+) (%d+) (%d+) (%d+)$')
     b.mine, b.token = mine, b.life .. ':' .. epoch .. ':' .. time
-    if epoch == b.epoch then
-      b.reserved = b.reserved - mine
-      b.calls = b.calls - 1
-    end
+    if epoch == b.epoch then b.own = tonumber(mine) end
   else
     local most = b.amount
     if ceiling ~= '-' then
@@ -42,9 +39,14 @@ end
 
 local answer = {}
 for i, b in ipairs(budgets) do
+  if b.own then b.reserved, b.calls = b.reserved - b.own, b.calls - 1 end
   local before, held, token = state(b, b.limit), '-', '-'
+  if b.own then b.reserved, b.calls = b.reserved + b.own, b.calls + 1 end
   if b.mine then
-    if not refused then redis.call('ZADD', b.due, now + lease, id) end
+    if not refused then
+      redis.call('ZADD', b.due, now + lease, id)
+      if b.turned then save(b, 'm', b.marks) end
+    end
     held, token = b.mine, b.token
   elseif not refused then
     local amount = b.elastic and math.max(common, b.need) or b.amount
