@@ -42,14 +42,12 @@ class Admission(NamedTuple):
 
 def admit(session: CallSession) -> Flow[Admission]:
     """Reserve for a call; raise `BudgetExceededError` when it is refused."""
-    runtime, plan, dialect, body = session.runtime, session.plan, session.endpoint.dialect, session.body
-    if runtime.keeper.work:
-        yield from runtime.keeper.drain()
+    if session.runtime.keeper.work:
+        yield from session.runtime.keeper.drain()
+    runtime, dialect, body = session.runtime, session.endpoint.dialect, session.body
     size = dialect.size(body)
-    history, past = None, 0
-    if dialect.history_fields:
-        history = dialect.history(body)
-        past = runtime.learned.history_size(history)
+    history = dialect.history(body) if dialect.history_fields else None
+    past = runtime.learned.history_size(history)
     cap, ceiling = dialect.output_cap(body), ceiling_of(session)
     if ceiling is not None:
         cap = ceiling if cap is None else min(cap, ceiling)
@@ -57,12 +55,12 @@ def admit(session: CallSession) -> Flow[Admission]:
     if expected:
         expected *= dialect.choices(body)
     bid = _Bid(session, size.bound + past, min(size.guess, size.bound) + past, expected, past)
-    if plan.strict:
+    if session.plan.strict:
         reason = dialect.unbounded(body)
         if history is not None and not past:
             reason = f"the history {history!r}, which this Guard has not seen"
         if reason is not None:
-            dimensions = [budget.key.dimension for budget in plan.budgets if budget.strict]
+            dimensions = [budget.key.dimension for budget in session.plan.budgets if budget.strict]
             reason = f"a strict budget cannot bound {reason}"
             yield from _refuse_outright(session, bid.bound, reason, dimensions)
         prompt_ratio, output_ratio = runtime.learned.overruns(session.model)
@@ -71,9 +69,9 @@ def admit(session: CallSession) -> Flow[Admission]:
     if ceiling is not None:
         bid.cap = cap
         if ceiling < dialect.least_output(body):
-            reason = f"max_output_tokens={plan.ceilings.output:,} leaves too little room for a reply"
+            reason = f"max_output_tokens={session.plan.ceilings.output:,} leaves too little room for a reply"
             yield from _refuse_outright(session, bid.estimate, reason)
-    most = plan.ceilings.prompt
+    most = session.plan.ceilings.prompt
     if most is not None and bid.bound > most:
         counted = yield from session.count(past)
         bid.need = bid.estimate = min(bid.bound, counted or bid.estimate)
@@ -117,7 +115,7 @@ class _Bid:
     def offer(self) -> Flow[Admission | CheckResult]:
         """Try to reserve, first by the bound; return what came of it."""
         session, runtime, plan = self.session, self.session.runtime, self.session.plan
-        about = session.label()
+        about = runtime.label_of(session)
         grant: Grant = yield runtime.reserve(session.id, plan.holds(self._ask()), self.estimate, about)
         if self.need == self.bound and self._undecided(grant):
             counted = yield from session.count(self._past)

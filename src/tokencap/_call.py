@@ -15,9 +15,8 @@ from ._session import CallSession, Ending
 from .errors import ConfigurationError
 from .policy import Provider, check_count
 from .providers import PROVIDERS
-from .providers.dialect import Dialect, Endpoint, Tally
+from .providers.dialect import Dialect, Endpoint, Tally, get
 from .providers.measure import Size
-from .providers.reading import get
 from .usage import TokenUsage
 
 if TYPE_CHECKING:

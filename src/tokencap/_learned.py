@@ -47,14 +47,13 @@ class Learned:
             return
         calls, tokens = self._outputs.get(session.model, (0, 0))
         self._outputs[session.model] = (calls + 1, tokens + usage.output_tokens)
-        if session.endpoint.dialect.history_fields:
-            for name in (session.tally.reply_id, session.endpoint.dialect.history(session.body)):
-                if name:
-                    self._histories[name] = usage.total
-            while len(self._histories) > _REMEMBERED:
-                self._histories.popitem(last=False)
-        if session.plan.strict and usage.total > held:
+        for name in (session.tally.reply_id, session.endpoint.dialect.history(session.body)):
+            if name:
+                self._histories[name] = usage.total
+        if usage.total > held and session.plan.strict:
             self._learn_overrun(session, usage, held)
+        while len(self._histories) > _REMEMBERED:
+            self._histories.popitem(last=False)
 
     def _learn_overrun(self, session: CallSession, usage: TokenUsage, held: int) -> None:
         """Say that a strict hold was passed, and hold more for this model from now on."""

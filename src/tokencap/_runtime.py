@@ -142,15 +142,18 @@ class Runtime:
             log.warning("a refused call is missing in the ledger: %s", error)
 
     def label_of(self, session: CallSession) -> str:
-        """Return the label of a call's row."""
-        known = (session.endpoint.path, session.model_asked, session.model)
+        """Return the label of a call's row; empty when there is no ledger."""
+        if not self.ledger:
+            return ""
+        provider, endpoint = str(session.provider), session.endpoint.path
+        known = (provider, endpoint, session.model_asked, session.model)
         plan, tags = session.plan, session.tags
-        about = (session.provider, known, plan.keys, tuple(tags.items()))
+        about = (known, plan.keys, tuple(tags.items()))
         text = self._labels.get(about)
         if text is None:
             if len(self._labels) >= _REMEMBERED:
                 self._labels.clear()
-            text = self._labels[about] = Label(str(session.provider), *known, plan.identifiers, tags).text()
+            text = self._labels[about] = Label(*known, plan.identifiers, tags).text()
         return text
 
     def pass_marks(self, marks: Sequence[Mark]) -> Flow[tuple[Mark, ...]]:
@@ -167,7 +170,7 @@ class Runtime:
 
     def caller(self) -> Caller:
         """Return who makes a call of this Guard, here and now."""
-        return caller(self.lineage, self.tags)
+        return caller(self.lineage(), self.tags)
 
     def plan_here(self) -> Plan:
         """Return what is known of the plan of a call made here and now."""
@@ -190,9 +193,8 @@ class Runtime:
     @property
     def observed(self) -> bool:
         """True when somebody wants the records of calls."""
-        if self.hooks or logs.wanted() or (self.observer is not None and self.observer.collected()):
-            return True
-        return self.parent is not None and any(runtime.hooks for runtime in self.parent.lineage())
+        collected = self.observer is not None and self.observer.collected
+        return collected or logs.wanted() or any(runtime.hooks for runtime in self.lineage())
 
     def note(self, record: CallRecord) -> None:
         """Log the record of an ended call and hand it to every hook; what a hook raises is logged."""

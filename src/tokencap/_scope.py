@@ -165,19 +165,18 @@ _NOBODY = Caller({}, {})
 
 def owners() -> list[object]:
     """Return the Guards whose scopes were entered here, the innermost first."""
-    scopes = _entered.get()
-    return [scope.owner for scope in reversed(scopes) if scope.owner is not None] if scopes else []
+    return [scope.owner for scope in reversed(_entered.get()) if scope.owner is not None]
 
 
-def caller(lineage: Callable[[], Iterable[object]], tags: Mapping[str, str]) -> Caller:
+def caller(lineage: Iterable[object], tags: Mapping[str, str]) -> Caller:
     """Return who makes a call of a Guard here and now, by the scopes of it and of those around it.
 
-    `lineage` returns these Guards, `tags` are what is said of it already.
+    `tags` are what is said of it already.
     """
     scopes = _entered.get()
     if not scopes:
         return Caller({}, tags) if tags else _NOBODY
-    guards = list(lineage())
+    guards = list(lineage)
     identifiers: dict[str, str] = {}
     tags = dict(tags)
     for scope in scopes:

@@ -80,7 +80,6 @@ class CallSession:
         """Tokens the prompt cannot pass, as far as is known."""
         self.span: CallSpan | None = None
         """What OpenTelemetry is told of the call, where the SDK does not tell it."""
-        self._label = ""
         self._exact = exact
         self._reservation: Reservation | None = None
         self._held = 0
@@ -122,19 +121,12 @@ class CallSession:
             raise
         self.estimate, self.bound = admission.estimate, admission.bound
         self._reservation = admission.reservation
-        for hold in admission.reservation.holds:
-            self._held = max(self._held, hold.amount)
+        self._held = max([hold.amount for hold in admission.reservation.holds], default=0)
         self._open.append(os.getpid())
         runtime.keeper.watch(self)
         if runtime.wait:
             enter(self)
         return changes_of(self, admission)
-
-    def label(self) -> str:
-        """Return the label of the call's row in the ledger, of the model as it is now; empty without one."""
-        if self.runtime.ledger and (not self._label or self.model != self.model_asked):
-            self._label = self.runtime.label_of(self)
-        return self._label
 
     def count(self, past: int) -> Flow[int | None]:
         """Count the prompt, with `past` tokens of history; None where there is nothing to count with."""
@@ -166,39 +158,35 @@ class CallSession:
         tally = self.tally
         if tally.pending and tally.reply_id and not final:
             self.runtime.pending[tally.reply_id] = self
-            return _nothing()
+            return
         if tally.usage is not None:
             # Cumulative, so what was delivered after the report is not in it yet.
             tokens = tally.usage.total + estimate_text(tally.characters)
         else:
             tokens = self.estimate + estimate_text(tally.characters)
-        return self._end(ending, tokens)
+        yield from self._end(ending, tokens)
 
     def release(self, ending: Ending = Ending.FAILED, billed: bool = False) -> Flow[None]:
         """End a call that brought no reply: it costs its prompt estimate if it may have been `billed`."""
-        return self._end(ending, self.estimate if billed else 0)
+        yield from self._end(ending, self.estimate if billed else 0)
 
     def _end(self, ending: Ending, tokens: int) -> Flow[None]:
         try:
             # One atomic step, so that of two endings in two threads one finds it empty.
             if self._open.pop() != os.getpid():
-                return _nothing()
+                return
         except IndexError:
-            return _nothing()
-        booking = self._book(ending, tokens)
-        return booking if self.span is None else self._traced(self.span, booking, ending, tokens)
-
-    def _traced(self, span: CallSpan, booking: Flow[None], ending: Ending, tokens: int) -> Flow[None]:
+            return
         try:
-            yield from booking
+            yield from self._book(ending, tokens)
         finally:
-            span.end(self._record(ending, tokens))
+            if self.span is not None:
+                self.span.end(self._record(ending, tokens))
 
     def _book(self, ending: Ending, tokens: int) -> Flow[None]:
         runtime, tally = self.runtime, self.tally
         runtime.keeper.forget(self)
-        if runtime.pending:
-            runtime.pending.pop(tally.reply_id or "", None)
+        runtime.pending.pop(tally.reply_id or "", None)
         if self.endpoint is UNLISTED:
             if tally.usage is None:
                 return
@@ -242,8 +230,8 @@ class CallSession:
 
     def _entry(self, ending: Ending, tokens: int) -> Entry:
         return entry_of(
-            self.label(),
-            ending._value_,
+            self.runtime.label_of(self),
+            ending.value,
             tokens,
             self.tally.usage,
             self.estimate,
@@ -269,8 +257,3 @@ class CallSession:
             tags=self.tags,
             would_have=self.would_have,
         )
-
-
-def _nothing() -> Flow[None]:
-    return
-    yield

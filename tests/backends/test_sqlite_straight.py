@@ -22,7 +22,7 @@ ABOUT = '{"p":"openai","e":"/x","m":"m","i":{}}'
 
 def closely(verb):
     def look(books, *args):
-        books.execute(WRITE)
+        books.cursor.execute(WRITE)
         return verb(books, *args)
 
     return look

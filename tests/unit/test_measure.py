@@ -11,8 +11,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from tokencap import Provider
 from tokencap.providers import PROVIDERS
-from tokencap.providers.dialect import Dialect
-from tokencap.providers.measure import IMAGE_BOUND
+from tokencap.providers.measure import IMAGE_BOUND, measure
 from tokencap.providers.openai import ChatTally
 
 SCHEMAS = [
@@ -26,7 +25,7 @@ SCHEMAS = [
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_a_schema_that_has_no_plain_type_is_measured_as_what_it_is(schema: Any) -> None:
-    size = Dialect().size({"tools": [{"name": "look", "input_schema": schema}]})
+    size = measure({"tools": [{"name": "look", "input_schema": schema}]})
     assert 0 < size.guess <= size.bound < IMAGE_BOUND
 
 

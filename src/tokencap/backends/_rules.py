@@ -37,10 +37,6 @@ TOMBSTONE_SECONDS = 24 * 3600.0
 """How long a store remembers a reservation that expired, so that a late settlement corrects it."""
 
 
-# Of a NamedTuple: its own constructor is a function in Python, and a call makes many.
-_new = tuple.__new__
-
-
 class Admission(NamedTuple):
     """What became of the holds of one call."""
 
@@ -55,30 +51,28 @@ class Admission(NamedTuple):
 def admit(holds: Sequence[Hold], states: Sequence[BudgetState]) -> Admission:
     """Decide on `holds`, given the state of each key without them, in the same order."""
     refused: list[BudgetKey] = []
-    amounts: list[int] = []
     common: int | None = None
     short = False
     for hold, state in zip(holds, states):
-        key, _, ceiling, need, most, elastic, _, _ = hold
-        if ceiling is not None:
-            _, limit, used, reserved, *_ = state
-            room = share_floor(limit, ceiling) - used - reserved
-            if room <= 0 or need > room:
-                refused.append(key)
+        most = hold.amount
+        if hold.ceiling is not None:
+            room = share_floor(state.limit, hold.ceiling) - state.used - state.reserved
+            if room <= 0 or hold.need > room:
+                refused.append(hold.key)
                 continue
-            if elastic and room < most:
+            if hold.elastic and room < most:
                 most = room
                 short = True
-        amounts.append(most)
-        if elastic and (common is None or most < common):
+        if hold.elastic and (common is None or most < common):
             common = most
     if refused:
-        return _new(Admission, ((), tuple(refused), True))
-    if common is not None:
-        # Where the needs of two elastic keys cannot both be met by one amount, each gets its own need:
-        # that always fits below its own ceiling.
-        amounts = [max(common, hold.need) if hold.elastic else hold.amount for hold in holds]
-    return _new(Admission, (tuple(amounts), (), short))
+        return Admission((), tuple(refused), True)
+    if common is None:
+        return Admission(tuple([hold.amount for hold in holds]), (), False)
+    # Where the needs of two elastic keys cannot both be met by one amount, each gets its own need:
+    # that always fits below its own ceiling.
+    amounts = [max(common, hold.need) if hold.elastic else hold.amount for hold in holds]
+    return Admission(tuple(amounts), (), short)
 
 
 def in_full(question: Question) -> Asked:

@@ -31,6 +31,7 @@ Text = Union[str, bytes]
 
 WRITE = "BEGIN IMMEDIATE"
 READ = "BEGIN"
+
 _FIND = "SELECT key FROM counters WHERE dimension = ? AND identifier = ?"
 _ADD = "INSERT INTO counters (dimension, identifier) VALUES (?, ?)"
 _TAKE = "UPDATE counters SET reserved = reserved + ?, calls = calls + 1, configured = ? WHERE key = ?"
@@ -66,11 +67,8 @@ _TELL = "INSERT OR REPLACE INTO thresholds VALUES (?, ?)"
 _MARK = "INSERT OR IGNORE INTO marks VALUES (?, ?, ?)"
 _UNMARK = "DELETE FROM marks WHERE key = ?"
 
-# Of a NamedTuple: its own constructor is a function in Python, and a call makes six.
-_new = tuple.__new__
 _NEW: Row = (0, 0, 0, 0, 1, None, 0, "", 0, 0, 0, 0)
 _ENDED = Settlement(())
-_NO_LIMITS: dict[BudgetKey, int] = {}
 # Of keys, and of marks; about 2 MB each.
 REMEMBERED = 10_000
 
@@ -97,7 +95,6 @@ class Books:
     ) -> None:
         self.cursor = cursor
         self.connection = cursor.connection
-        self.execute = cursor.execute
         self.ledger = LedgerWriter(cursor, retention)
         self._prefix = f"{store}:"
         self._clock = clock
@@ -123,31 +120,29 @@ class Books:
             self._sweep(now)
         plain_id = _text(id)
         counters, states = self._read_all(holds, now)
-        amounts, refused, short = admit(holds, states)
-        if short:
+        admission = admit(holds, states)
+        if admission.short:
             again = self._again(plain_id, id, holds, now, lease)
             if again is not None:
                 return again
             if self._sweep(now):
                 counters, states = self._read_all(holds, now)
-                amounts, refused, _ = admit(holds, states)
-            if refused:
+                admission = admit(holds, states)
+            if admission.refused:
                 for hold, (number, _) in zip(holds, counters):
-                    self.execute(_CONFIGURE, (hold.limit, number, hold.limit))
+                    self.cursor.execute(_CONFIGURE, (hold.limit, number, hold.limit))
                     self._tell(number, hold.thresholds)
-                return Grant(None, tuple(states), refused)
+                return Grant(None, tuple(states), admission.refused)
         expires_at = now + lease
-        execute, prefix, told = self.execute, self._prefix, self._told
+        execute = self.cursor.execute
         label = self.ledger.label(about, now) if about else 0
         held: list[Held] = []
         try:
-            for hold, (number, life), amount in zip(holds, counters, amounts):
-                key, limit, _, _, _, _, period, thresholds = hold
+            for hold, (number, life), amount in zip(holds, counters, admission.amounts):
                 execute(_HOLD, (plain_id, len(held), number, life, amount, charge, expires_at, label))
-                execute(_TAKE, (amount, limit, number))
-                if told.get(number, "") != thresholds:
-                    self._tell(number, thresholds)
-                held.append(_new(Held, (key, f"{prefix}{life}", amount, period)))
+                execute(_TAKE, (amount, hold.limit, number))
+                self._tell(number, hold.thresholds)
+                held.append(Held(hold.key, f"{self._prefix}{life}", amount, hold.period))
         except sqlite3.IntegrityError:
             # The first hold has its place already, and nothing else was written yet.
             again = self._again(plain_id, id, holds, now, lease)
@@ -155,16 +150,16 @@ class Books:
                 return again
             self._sweep(now)
             return Books.reserve(self, id, holds, charge, lease, about)
-        reservation = _new(Reservation, (id, tuple(held), charge))
-        return _new(Grant, (reservation, tuple(states), ()))
+        return Grant(Reservation(id, tuple(held), charge), tuple(states))
 
     def settle(
         self, reservation: Reservation, tokens: int, marks: Sequence[Mark], entry: Entry | None = None
     ) -> Settlement:
         """As `Backend.settle`."""
-        plain_id, holds = _text(reservation.id), reservation.holds
-        execute, prefix = self.execute, self._prefix
-        mine = not holds or holds[0].epoch.startswith(prefix)
+        holds = reservation.holds
+        plain_id = _text(reservation.id)
+        execute = self.cursor.execute
+        mine = not holds or holds[0].epoch.startswith(self._prefix)
         now = self._clock()
         back, used, expired, charged_at = 0, tokens, 0, now
         if not mine:
@@ -186,11 +181,12 @@ class Books:
                 self.ledger.erase(charged[1])
         if entry is not None:
             self.ledger.write(entry, now)
-        limits = {mark.key: mark.limit for mark in marks} if marks else _NO_LIMITS
+        numbers, prefix = self._numbers, self._prefix
+        limits = {mark.key: mark.limit for mark in marks}
         states: list[BudgetState] = []
-        touched: list[tuple[BudgetKey, int, Row]] = []
+        touched: dict[BudgetKey, tuple[int, Row]] = {}
         for key, epoch, amount, period in holds:
-            number = self._numbers.get(key) or self._number(key)
+            number = numbers.get(key) or self._number(key)
             row: Row = execute(READ_COUNTER, (number,)).fetchone()
             if period is not None:
                 row = self._windows.turn(number, row, period, now)
@@ -202,14 +198,20 @@ class Books:
                 amount *= back
                 execute(_GIVE, (*give, amount, back, number))
                 row = (row[0] + give[0], row[1] - amount, row[2] - back, row[3] + give[1], *row[4:])
-                if marks:
-                    touched.append((key, number, row))
+                touched[key] = (number, row)
             elif row[9] and epoch == f"{prefix}{row[9]}":
                 self._windows.late(number, row[9], used)
                 row = (*row[:10], row[10] + used, row[11])
             states.append(_state(key, limits.get(key, row[6]), row, period))
-        passed = self._passed_now(marks, touched) if touched else ()
-        return _new(Settlement, (tuple(states), passed))
+        passed = []
+        for mark in marks:
+            counter = touched.get(mark.key)
+            if counter is not None:
+                number, row = counter
+                limit = in_force(row[5] or mark.limit, row[11])
+                if row[0] >= share_ceil(limit, mark.at_pct) and self._pass(mark, number, row):
+                    passed.append(mark)
+        return Settlement(tuple(states), tuple(passed))
 
     def renew(self, ids: Collection[str], lease: float) -> set[str]:
         """As `Backend.renew`."""
@@ -332,13 +334,17 @@ class Books:
         """Return the number and the life of each key, and their states."""
         counters: list[tuple[int, int]] = []
         states: list[BudgetState] = []
-        for key, limit, _, _, _, _, period, _ in holds:
-            number = self._numbers.get(key) or self._number(key)
-            row: Row = self.execute(READ_COUNTER, (number,)).fetchone()
+        numbers = self._numbers
+        execute = self.cursor.execute
+        for hold in holds:
+            key = hold.key
+            number = numbers.get(key) or self._number(key)
+            row: Row = execute(READ_COUNTER, (number,)).fetchone()
+            period = hold.period
             if period is not None:
                 row = self._windows.turn(number, row, period, now)
             counters.append((number, row[4]))
-            states.append(_state(key, limit, row, period))
+            states.append(_state(key, hold.limit, row, period))
         return counters, states
 
     def _spend_rolling(
@@ -403,21 +409,6 @@ class Books:
         text = self.ledger.text(about) if about else None
         return None if text is None else self.ledger.write(Entry.expired(text, charge), now)
 
-    def _passed_now(
-        self, marks: Sequence[Mark], touched: Iterable[tuple[BudgetKey, int, Row]]
-    ) -> tuple[Mark, ...]:
-        """Return the marks that counters were the first to reach, which are in these rows now."""
-        counters = {key: (number, row) for key, number, row in touched}
-        passed = []
-        for mark in marks:
-            counter = counters.get(mark.key)
-            if counter is not None:
-                number, row = counter
-                limit = in_force(row[5] or mark.limit, row[11])
-                if row[0] >= share_ceil(limit, mark.at_pct) and self._pass(mark, number, row):
-                    passed.append(mark)
-        return tuple(passed)
-
     def _pass_now(self, mark: Mark) -> bool:
         number = self._number(mark.key)
         return self._pass(mark, number, self._row(number))
@@ -441,4 +432,4 @@ def _state(key: BudgetKey, limit: int, row: Row, period: Period | None) -> Budge
     if granted:
         limit = in_force(limit, granted)
     end = None if period is None else resets_at(period, window)
-    return _new(BudgetState, (key, limit, used, reserved, calls, expired, end, previous, granted))
+    return BudgetState(key, limit, used, reserved, calls, expired, end, previous, granted)

@@ -102,8 +102,10 @@ class StraightBooks(Books):
         cursor.connection.create_function("seen", 7, functools.partial(_NUMBERS.pack_into, self._seen, 0))
         for view, columns, body in _VIEWS:
             shown = ", ".join(f"NULL AS {column}" for column in columns)
-            self.execute(f"CREATE TEMP VIEW {view} AS SELECT {shown}")
-            self.execute(f"CREATE TEMP TRIGGER {view}_done INSTEAD OF INSERT ON {view} BEGIN {body} END")
+            self.cursor.execute(f"CREATE TEMP VIEW {view} AS SELECT {shown}")
+            self.cursor.execute(
+                f"CREATE TEMP TRIGGER {view}_done INSTEAD OF INSERT ON {view} BEGIN {body} END"
+            )
 
     def reserve(self, id: str, holds: Sequence[Hold], charge: int, lease: float, about: str = "") -> Grant:
         """As `Backend.reserve`; begins the transaction itself."""
@@ -126,7 +128,7 @@ class StraightBooks(Books):
                 row = (id, number, limit, amount, need, ceiling, charge, now + lease, label)
                 self._seen[:] = _NOTHING
                 try:
-                    self.execute(_INTO_RESERVING, row)
+                    self.cursor.execute(_INTO_RESERVING, row)
                 except sqlite3.IntegrityError:
                     self._seen[:] = _NOTHING  # this id has a hold already
                 life, used, reserved, calls, expired, _, previous = _NUMBERS.unpack(self._seen)
@@ -137,7 +139,7 @@ class StraightBooks(Books):
                 if len(self._strayed) >= REMEMBERED:
                     self._strayed.clear()
                 self._strayed[number] = now
-        self.execute(WRITE)
+        self.cursor.execute(WRITE)
         return super().reserve(id, holds, charge, lease, about)
 
     def settle(
@@ -169,9 +171,9 @@ class StraightBooks(Books):
                 self._seen[:] = _NOTHING
                 try:
                     if entry is None:
-                        self.execute(_INTO_SETTLING, row)
+                        self.cursor.execute(_INTO_SETTLING, row)
                     elif written is not None:
-                        self.execute(_INTO_ENTERING, row + written)
+                        self.cursor.execute(_INTO_ENTERING, row + written)
                 except sqlite3.IntegrityError:
                     # It had ended already, or another process wrote into the ledger at this very moment.
                     self._seen[:] = _NOTHING
@@ -183,5 +185,5 @@ class StraightBooks(Books):
                     used, reserved, calls = used + tokens, reserved - amount, calls - 1
                     state = _new(BudgetState, (key, limit, used, reserved, calls, expired, None, previous, 0))
                     return _new(Settlement, ((state,), ()))
-        self.execute(WRITE)
+        self.cursor.execute(WRITE)
         return super().settle(reservation, tokens, marks, entry)

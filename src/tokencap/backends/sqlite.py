@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from os import stat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._audit import Change, Who
@@ -228,20 +227,13 @@ class SQLiteBackend(ForkAware):
                     self._inside = True
                     try:
                         books = self._books
-                        try:
-                            # `_still_there`, in place: beside so short a step a function call shows.
-                            found = stat(self._path)
-                            if found.st_ino != self._inode or found.st_dev != self._device:
-                                books = None
-                        except OSError:
-                            books = None
-                        if books is None:
+                        if books is None or not self._still_there():
                             books = self._open()
                         if begin:
-                            books.execute(begin)
+                            books.cursor.execute(begin)
                         result = body(books, *args)
                         if books.connection.in_transaction:
-                            books.execute("COMMIT")
+                            books.cursor.execute("COMMIT")
                     except BaseException as error:
                         self._undo(error)
                         raise
@@ -282,7 +274,7 @@ class SQLiteBackend(ForkAware):
     def _still_there(self) -> bool:
         """Tell whether the path still leads to the open file: about a microsecond."""
         try:
-            found = stat(self._path)
+            found = os.stat(self._path)
         except OSError:
             return False
         return found.st_ino == self._inode and found.st_dev == self._device

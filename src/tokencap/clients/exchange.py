@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Callable
 
 from .._flow import Flow, Step
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .._runtime import Runtime
     from ..policy import Provider
     from ..providers.dialect import Endpoint
-    from ..telemetry._otel_spans import CallSpan
 
 __all__ = ["Exchange", "ending_of", "session_of"]
 
@@ -53,15 +53,16 @@ class Exchange:
         self.pulling = False
         """True while events are read: their reader ends the call, not the body that closes meanwhile."""
 
-    def span(self) -> CallSpan | None:
-        """Return the span of the call, to be current while its request is made; None where it has none."""
+    def traced(self) -> AbstractContextManager[None]:
+        """Return the span of the call, to be current while its request is made."""
         session = self.session
         observer = session.runtime.observer
         if self.traces or observer is None or not isinstance(session, CallSession):
-            return None
-        if session.endpoint is not UNLISTED:
-            session.span = observer.begin(session)
-        return session.span
+            return _untraced
+        if session.endpoint is UNLISTED:
+            return _untraced
+        session.span = observer.begin(session)
+        return session.span or _untraced
 
     @property
     def open(self) -> bool:
@@ -74,7 +75,8 @@ class Exchange:
 
     def replied(self, payload: Any) -> Flow[None]:
         """Settle by a whole reply."""
-        self.session.tally.reply(payload)
+        if self.open:
+            self.session.tally.reply(payload)
         return self.session.settle()
 
     def settle(self, ending: Ending = Ending.OK) -> Flow[None]:
@@ -110,6 +112,9 @@ class Exchange:
     def visible(self, event: Any) -> Any:
         """Return an event as it would have come had we not asked for usage."""
         return event
+
+
+_untraced = nullcontext()
 
 
 def ending_of(error: BaseException | None) -> Ending:

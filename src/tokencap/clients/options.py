@@ -71,27 +71,29 @@ _NOT_GIVEN = frozenset({"NotGiven", "Omit"})
 
 def _body_of(options: Any) -> dict[str, Any]:
     body: dict[str, Any] = {}
-    raw = _raw_body(options)[1]
-    for part in (options.json_data, _json(raw) if raw else None, options.__dict__.get("extra_json")):
+    for part in (options.json_data, _json(_raw_body(options)[1]), _field(options, "extra_json")):
         if part and isinstance(part, (dict, Mapping)):
             body.update({k: v for k, v in part.items() if v.__class__.__name__ not in _NOT_GIVEN})
     return body
 
 
+def _field(options: Any, name: str) -> Any:
+    # Straight to the fields: pydantic is slow to say that one is missing.
+    return options.__dict__.get(name)
+
+
 def _raw_body(options: Any) -> tuple[str, bytes | str | None]:
     """Return the option that holds the body when it was given as bytes or text, and that body."""
-    # Straight to the fields, as elsewhere here: pydantic is slow to say that one is missing.
-    fields = options.__dict__
     for name in ("content", "json_data"):
-        value = fields.get(name)
+        value = _field(options, name)
         if isinstance(value, (bytes, str)):
             return name, value
     return "", None
 
 
-def _json(raw: bytes | str) -> Any:
+def _json(raw: bytes | str | None) -> Any:
     try:
-        return json.loads(raw)
+        return json.loads(raw) if raw else None
     except ValueError:
         return None
 
@@ -134,7 +136,7 @@ class OptionsExchange(Exchange):
             return
         options = copy.copy(self.options)
         # What is in extra_body is laid over the rest by the SDK, so it is changed there.
-        extra = options.__dict__.get("extra_json")
+        extra = _field(options, "extra_json")
         if isinstance(extra, Mapping) and any(name in extra for name in changes):
             options.extra_json = {**extra, **{k: v for k, v in changes.items() if k in extra}}
         name, raw = _raw_body(options)

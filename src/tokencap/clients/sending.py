@@ -18,58 +18,42 @@ Receive = Callable[[Any], "Flow[None] | None"]
 
 def send(exchange: Exchange, call: Callable[[dict[str, Any]], Any], receive: Receive) -> Any:
     """Make a call with the changes it needs, and settle it."""
-    span = exchange.span()
-    if span is None:
-        return _send(exchange, call, receive)
-    with span:
-        return _send(exchange, call, receive)
-
-
-def _send(exchange: Exchange, call: Callable[[dict[str, Any]], Any], receive: Receive) -> Any:
-    try:
-        changes = run(exchange.begin())
-    except BaseException:
-        run(exchange.unsent())
-        raise
-    try:
-        result = call(changes)
-    except BaseException as error:
-        run(exchange.failed(error))
-        raise
-    ended = receive(result)
-    if ended is not None:
-        run(ended)
-    return result
+    with exchange.traced():
+        try:
+            changes = run(exchange.begin())
+        except BaseException:
+            run(exchange.unsent())
+            raise
+        try:
+            result = call(changes)
+        except BaseException as error:
+            run(exchange.failed(error))
+            raise
+        ended = receive(result)
+        if ended is not None:
+            run(ended)
+        return result
 
 
 async def asend(
     exchange: Exchange, call: Callable[[dict[str, Any]], Awaitable[Any]], receive: Receive
 ) -> Any:
     """Do the same in a task."""
-    span = exchange.span()
-    if span is None:
-        return await _asend(exchange, call, receive)
-    with span:
-        return await _asend(exchange, call, receive)
-
-
-async def _asend(
-    exchange: Exchange, call: Callable[[dict[str, Any]], Awaitable[Any]], receive: Receive
-) -> Any:
-    try:
-        changes = await arun(exchange.begin())
-    except BaseException:
-        await arun(exchange.unsent())
-        raise
-    try:
-        result = await call(changes)
-    except BaseException as error:
-        await arun(exchange.failed(error))
-        raise
-    ended = receive(result)
-    if ended is not None:
-        await arun(ended)
-    return result
+    with exchange.traced():
+        try:
+            changes = await arun(exchange.begin())
+        except BaseException:
+            await arun(exchange.unsent())
+            raise
+        try:
+            result = await call(changes)
+        except BaseException as error:
+            await arun(exchange.failed(error))
+            raise
+        ended = receive(result)
+        if ended is not None:
+            await arun(ended)
+        return result
 
 
 def received(exchange: Exchange, response: Any, is_async: bool) -> Flow[None] | None:

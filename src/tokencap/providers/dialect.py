@@ -12,10 +12,61 @@ from functools import cache
 from typing import Any, Callable, NamedTuple
 
 from ..usage import TokenUsage
-from .measure import Measure, Size, text_size
-from .reading import as_count, count_of, get, stated, table_of
+from .measure import Size, measure, text_size
 
-__all__ = ["Dialect", "Endpoint", "NotSeen", "Tally", "path_pattern"]
+__all__ = [
+    "Dialect",
+    "Endpoint",
+    "NotSeen",
+    "Tally",
+    "count_of",
+    "fields_of",
+    "get",
+    "path_pattern",
+    "stated",
+]
+
+
+def get(payload: Any, name: str) -> Any:
+    """Return a field of a model or of a dict; None when it has none."""
+    if isinstance(payload, dict):
+        return payload.get(name)
+    try:
+        # Straight to the fields: this runs for every chunk, and pydantic is slow to say that one is missing.
+        fields = payload.__dict__
+        if name in fields:
+            return fields[name]
+        extra = payload.__pydantic_extra__
+    except AttributeError:
+        return getattr(payload, name, None)
+    return extra.get(name) if extra else None
+
+
+def fields_of(payload: Any) -> dict[str, Any]:
+    """Return the declared fields of a model, or a dict. Quicker than `get`, blind to extra fields."""
+    if payload.__class__ is dict:
+        found: dict[str, Any] = payload
+        return found
+    return getattr(payload, "__dict__", None) or {}
+
+
+def count_of(payload: Any, name: str) -> int:
+    """Return a field that counts tokens; 0 for whatever is no count (None, a text, a negative)."""
+    value = get(payload, name)
+    if value.__class__ is int:
+        return int(value) if value > 0 else 0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        return 0
+    return int(value) if value < 2**53 else 0
+
+
+def stated(body: Mapping[str, Any], *names: str) -> int | None:
+    """Return the first of these request fields that holds a whole number above 0."""
+    for name in names:
+        value = body.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
 
 
 class Tally:
@@ -59,16 +110,15 @@ class Tally:
         """Translate a usage object; None when it holds no token counts."""
         if usage is None:
             return None
-        field = table_of(usage).get
-        given, made = as_count(field("prompt_tokens")), as_count(field("completion_tokens"))
+        given, made = count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens")
         inside, outside = "prompt_tokens_details", "completion_tokens_details"
         if not (given or made):
-            given, made = as_count(field("input_tokens")), as_count(field("output_tokens"))
+            given, made = count_of(usage, "input_tokens"), count_of(usage, "output_tokens")
             inside, outside = "input_tokens_details", "output_tokens_details"
-        total = as_count(field("total_tokens"))
+        total = count_of(usage, "total_tokens")
         if not (given or made or total):
             return None
-        read, reasoned = field(inside), field(outside)
+        read, reasoned = get(usage, inside), get(usage, outside)
         return TokenUsage(
             given,
             # Some compatible servers leave reasoning out of the output and report it in the total.
@@ -101,12 +151,9 @@ class Dialect:
     def size(self, body: Mapping[str, Any], count: Callable[[str], int] | None = None) -> Size:
         """Return how many tokens the prompt takes: at most, and about (texts by `count`, else by length)."""
         skip = self.not_prompt
-        found = Measure(count)
-        for name, item in body.items():
-            if name not in skip:
-                found.add(item)
+        found = measure([item for name, item in body.items() if name not in skip], count)
         stretch = self.stretch if count is None else 1.0
-        return Size(found.bound + self.overhead, int((found.quarters + 3) // 4 * stretch) + 3)
+        return Size(found.bound + self.overhead, int(found.guess * stretch) + 3)
 
     cap_fields: tuple[str, ...] = ("max_output_tokens", "max_completion_tokens", "max_tokens")
     """Request fields that cap the output, the one to write first; none when the format has no cap."""

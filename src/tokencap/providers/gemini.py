@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, NotSeen, Tally
+from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, get, stated
 from .measure import Size, text_size
-from .reading import count_of, get, stated
 
 __all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 

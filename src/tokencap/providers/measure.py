@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple
 
-__all__ = ["IMAGE_BOUND", "IMAGE_GUESS", "Measure", "Size", "estimate_text", "text_size"]
+__all__ = ["IMAGE_BOUND", "IMAGE_GUESS", "Size", "estimate_text", "measure", "text_size"]
 
 IMAGE_GUESS = 1_600
 IMAGE_BOUND = 16_384
@@ -36,21 +36,26 @@ class Size(NamedTuple):
     guess: int
 
 
-class Measure:
-    """The running sums of one walk over JSON values, texts by `count` if given."""
+def measure(value: Any, count: Callable[[str], int] | None = None) -> Size:
+    """Return the size of a JSON value, texts by `count` if given; an iterator in it is left unread."""
+    total = _Total(count)
+    total.add(value)
+    return Size(total.bound, (total.quarters + 3) // 4)
+
+
+class _Total:
+    """The running sums of one walk. Quarters of a token, as ASCII text has about four letters a token."""
 
     __slots__ = ("bound", "count", "quarters")
 
-    def __init__(self, count: Callable[[str], int] | None = None) -> None:
+    def __init__(self, count: Callable[[str], int] | None) -> None:
         self.bound = 0
         self.quarters = 0
-        """Of a token: ASCII text has about four letters a token."""
         self.count = count
 
     def add(self, value: Any) -> None:
-        """Add a value; an iterator in it is left unread."""
         if isinstance(value, str):
-            self._text(value)
+            self.text(value)
         elif isinstance(value, (list, tuple)):
             for item in value:
                 self.add(item)
@@ -58,7 +63,7 @@ class Measure:
             kind = value.get("type")
             # In a JSON schema it may be a list of types, or the schema of a field of that name.
             if isinstance(kind, str) and (kind in _MEDIA_TYPES or kind in _FILE_TYPES):
-                self._media(kind, value)
+                self.media(kind, value)
                 return
             if "role" in value:
                 self.bound += 2 * _MESSAGE_OVERHEAD
@@ -68,10 +73,7 @@ class Measure:
                 if key not in _STRUCTURE:
                     name = str(key)
                     self.bound += (len(name) if name.isascii() else 4 * len(name)) + 6
-                if item.__class__ is str:
-                    self._text(item)
-                else:
-                    self.add(item)
+                self.add(item)
         elif value is None or isinstance(value, (bool, int, float)):
             self.bound += 24
             self.quarters += 1
@@ -81,20 +83,25 @@ class Measure:
         elif hasattr(value, "__dict__") and not hasattr(value, "__next__"):
             self.add(vars(value))
 
-    def _text(self, value: str) -> None:
-        size = len(value)
-        if not value.isascii():
-            self.bound += len(value.encode("utf-8", "surrogatepass")) if size <= _ENCODED else 4 * size
-            # About one token a character in the scripts that have many bytes.
-            self.quarters += 3 * size if self.count is None else 4 * self.count(value)
-        elif value[:5] == "data:":
+    def text(self, value: str) -> None:
+        plain = value.isascii()
+        if plain and value[:5] == "data:":
             self.bound += IMAGE_BOUND
             self.quarters += 4 * IMAGE_GUESS
+            return
+        if plain:
+            self.bound += len(value)
+        elif len(value) <= _ENCODED:
+            self.bound += len(value.encode("utf-8", "surrogatepass"))
         else:
-            self.bound += size
-            self.quarters += size if self.count is None else 4 * self.count(value)
+            self.bound += 4 * len(value)
+        if self.count is not None:
+            self.quarters += 4 * self.count(value)
+        else:
+            # About one token a character in the scripts that have many bytes.
+            self.quarters += len(value) if plain else 3 * len(value)
 
-    def _media(self, kind: Any, value: Mapping[str, Any]) -> None:
+    def media(self, kind: Any, value: Mapping[str, Any]) -> None:
         size = _base64_size(value)
         if kind in _FILE_TYPES:
             self.bound += size if size > _FILE_BOUND // 4 else _FILE_BOUND
@@ -104,7 +111,7 @@ class Measure:
             self.quarters += 4 * IMAGE_GUESS
         for name in ("title", "context", "filename"):
             if isinstance(value.get(name), str):
-                self._text(value[name])
+                self.text(value[name])
 
 
 def _base64_size(value: Mapping[str, Any]) -> int:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..usage import TokenUsage
-from .dialect import Dialect, Endpoint, NotSeen, Tally
+from .dialect import Dialect, Endpoint, NotSeen, Tally, count_of, fields_of, get
 from .openai import ChatDialect, ChatTally, EmbeddingsDialect, MediaDialect, ResponsesDialect
-from .reading import count_of, fields_of, get
 
 __all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..policy import Provider
-from .dialect import Dialect, Endpoint, NotSeen, Tally
+from .dialect import Dialect, Endpoint, NotSeen, Tally, fields_of, get, stated
 from .measure import Size
 from .models import home_of
-from .reading import fields_of, get, stated
 
 __all__ = ["ENDPOINTS", "FREE", "MANAGED", "NOT_SEEN"]
 

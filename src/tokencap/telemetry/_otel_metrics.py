@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from opentelemetry import metrics as api
 
 from .._version import __version__
-from ..budget import UNLIMITED, BudgetKey, BudgetState
+from ..budget import BudgetKey, BudgetState
 from .names import operation_of, provider_name
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ class Metrics:
         self._states: dict[BudgetKey, BudgetState] = {}
         self._instruments.users.add(self)
 
+    @property
     def collected(self) -> bool:
-        """Return False while the process has no meter provider: until then a counter is a stand-in."""
+        """False while the process has no meter provider: a counter of the API is a stand-in until then."""
         return getattr(self._instruments.used, "_real_instrument", True) is not None
 
     def call_ended(self, record: CallRecord) -> None:
@@ -147,7 +148,7 @@ class Metrics:
     def states(self, states: Sequence[BudgetState]) -> None:
         """Show these budgets from now on."""
         for state in states:
-            if state.limit < UNLIMITED:
+            if not state.unlimited:
                 self._states.pop(state.key, None)
                 self._states[state.key] = state
         while len(self._states) > _MOST_BUDGETS:

@@ -49,8 +49,11 @@ class Observer:
     def __init__(self, metrics: Metrics, spans: Spans | None) -> None:
         self._metrics = metrics
         self._spans = spans
-        self.collected = metrics.collected
-        """Whether anybody collects what is told of calls."""
+
+    @property
+    def collected(self) -> bool:
+        """False while nobody collects what is told of calls."""
+        return self._metrics.collected
 
     def begin(self, session: Any) -> CallSpan | None:
         """Return a new span for a call, if it is to have one."""
