@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.clients import counting, options
+from tokencap.clients import bodies, counting, options
 from wire import Books, Missing, Wire, at, done, drive, each, entered, listed, plain, reply_events, sse, step
 
 TOLD = "hello [[output=40]] [[chunks=8]]"
@@ -706,3 +706,21 @@ def test_a_thousand_chunks_are_one_call(dialect: Dialect, books: Books, wire: Wi
     events = list(at(client, dialect.method)(**arguments, stream=True))
     assert len(events) >= 1_000
     assert (books.used, len(books.calls), books.reserved) == (wire.tokens, 1, 0)
+
+
+def test_no_event_asks_the_body_for_what_it_lacks(
+    books: Books, wire: Wire, dialect: Dialect, is_async: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    original = bodies._Watched.__getattr__
+    monkeypatch.setattr(
+        bodies._Watched, "__getattr__", lambda body, name: asked.append(name) or original(body, name)
+    )
+    client = client_of(books, wire, dialect, is_async)
+
+    async def run() -> None:
+        text = await taken(await done(dialect.open(client)), 8)
+        assert text
+
+    drive(run(), is_async)
+    assert len(asked) < 8, asked

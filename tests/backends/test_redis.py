@@ -56,6 +56,13 @@ def call(backend, *holds, tokens=5, marks=()):
     return backend.settle(backend.reserve(new(), holds or (hold(),), 10, LEASE).reservation, tokens, marks)
 
 
+def test_a_reserve_made_again_that_is_refused_gives_back_once_what_it_held(backend):
+    backend.reserve("call-1", [hold()], 10, LEASE)
+    again = backend.reserve("call-1", [hold(limit=200), hold(B, need=101)], 10, LEASE)
+    assert again.refused == (B,)
+    assert backend.get_states([(A, 100)]) == (BudgetState(A, 100, 0),)
+
+
 class TestAddress:
     def test_the_environment_names_the_server(self, server, monkeypatch):
         monkeypatch.setenv("REDIS_URL", server.url)

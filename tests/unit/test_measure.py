@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from anthropic.types import RawContentBlockDeltaEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
+from openai.types.responses import ResponseTextDeltaEvent
 
 from tokencap import Provider
 from tokencap.providers import PROVIDERS
+from tokencap.providers.anthropic import MessagesTally
 from tokencap.providers.measure import IMAGE_BOUND, measure
-from tokencap.providers.openai import ChatTally
+from tokencap.providers.openai import ChatTally, ResponsesTally
 
 SCHEMAS = [
     {"type": ["string", "null"]},
@@ -89,3 +92,50 @@ def test_the_text_of_a_chunk_counts_alike_as_a_model_and_as_a_dict(
         tally = ChatTally()
         assert not tally.event(payload)
         assert (tally.characters, tally.awaited) == (characters, ending is not None)
+
+
+TEXT_DELTA = {
+    "type": "response.output_text.delta", "item_id": "i", "output_index": 0, "content_index": 0,
+    "delta": "word ", "sequence_number": 1, "logprobs": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tally_class", "model", "event", "characters"),
+    [
+        (ResponsesTally, ResponseTextDeltaEvent, TEXT_DELTA, 5),
+        *(
+            (
+                MessagesTally,
+                RawContentBlockDeltaEvent,
+                {"type": "content_block_delta", "index": 0, "delta": delta},
+                characters,
+            )
+            for delta, characters in (
+                ({"type": "text_delta", "text": "word "}, 5),
+                ({"type": "text_delta", "text": ""}, 0),
+                ({"type": "thinking_delta", "thinking": "hm"}, 2),
+                ({"type": "input_json_delta", "partial_json": '{"a'}, 3),
+                ({"type": "signature_delta", "signature": "abc"}, 0),
+            )
+        ),
+    ],
+)
+def test_the_text_of_an_event_counts_alike_as_a_model_and_as_a_dict(
+    tally_class: Any, model: Any, event: dict[str, Any], characters: int
+) -> None:
+    for payload in (event, model.model_validate(event)):
+        tally = tally_class()
+        tally.awaited = True
+        assert not tally.event(payload)
+        assert tally.characters == characters
+        if tally_class is MessagesTally:
+            assert not tally.awaited
+
+
+@pytest.mark.parametrize("absurd", [10**30, 2**53, -5, True, "7", float("nan"), float("inf"), None])
+def test_what_no_model_can_have_counted_is_no_count(absurd: Any) -> None:
+    tally = ChatTally()
+    tally.reply({"usage": {"prompt_tokens": absurd, "completion_tokens": 2, "total_tokens": 2}})
+    assert tally.usage is not None
+    assert tally.usage.total == 2

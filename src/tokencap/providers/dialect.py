@@ -51,13 +51,11 @@ def fields_of(payload: Any) -> dict[str, Any]:
 
 
 def count_of(payload: Any, name: str) -> int:
-    """Return a field that counts tokens; 0 for whatever is no count (None, a text, a negative)."""
+    """Return a field that counts tokens; 0 for whatever is no count (None, a text, a negative, 2**53)."""
     value = get(payload, name)
-    if value.__class__ is int:
-        return int(value) if value > 0 else 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 2**53:
         return 0
-    return int(value) if value < 2**53 else 0
+    return int(value)
 
 
 def stated(body: Mapping[str, Any], *names: str) -> int | None:
