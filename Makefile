@@ -7,9 +7,9 @@ DEV := $(VENV)/dev
 DEMO := $(VENV)/demo
 TRACED := $(VENV)/instrumentation
 # Without the plugins that happen to be installed, whose own asserts pytest would rewrite.
-PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(DEV)/bin/python -m pytest -p xdist.plugin
-# More than there may be cores, as the tests often wait; file by file, as the SDKs are slow at their first calls.
-PARALLEL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(DEV)/bin/python -m pytest
+# More than there may be cores, as the tests often wait.
+PARALLEL := --processes=4
 # Of the thousands of modules of the SDKs few are loaded, and those are compiled then.
 PIP_OPTIONS := install --quiet --disable-pip-version-check --no-compile
 PIP_INSTALL := -m pip $(PIP_OPTIONS)
@@ -88,8 +88,6 @@ $(VENV)/redis-6.2/.installed: $(DEV)/.installed
 
 # The stamp is written last, so an install that failed or was interrupted is done again.
 $(DEV)/.installed: EXTRAS := test
-# Once, before several processes come to compile the same modules at the same time.
-$(DEV)/.installed: WARM = $(PYTEST) --collect-only --quiet >/dev/null 2>&1 || true
 $(DEMO)/.installed: EXTRAS := anthropic,openai
 $(TRACED)/.installed: EXTRAS := anthropic,openai
 $(TRACED)/.installed: ALSO := --requirement tests/instrumentation/requirements.txt
@@ -101,7 +99,6 @@ $(DEV)/.installed $(DEMO)/.installed $(TRACED)/.installed: pyproject.toml src/to
 	@$(PYTHON) -m pip --python $(@D)/bin/python $(PIP_OPTIONS) --upgrade pip 2>/dev/null || \
 		{ $(PYTHON) -m venv $(@D) && $(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23"; }
 	@$(@D)/bin/python $(PIP_INSTALL) --editable ".[$(EXTRAS)]" $(ALSO)
-	@$(WARM)
 	@touch $@
 
 $(DEV)/.lint: $(DEV)/.installed

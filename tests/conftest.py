@@ -20,6 +20,8 @@ from stores import BACKENDS, STORES, Store
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.protocol import Backend
 
+pytest_plugins = ["parallel"]
+
 with contextlib.suppress(ImportError):
     # Before the thread that loads tiktoken's tables and a test come to import it at the same time.
     import requests  # noqa: F401
