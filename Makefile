@@ -13,6 +13,8 @@ PARALLEL := --processes=4
 # Of the thousands of modules of the SDKs few are loaded, and those are compiled then.
 PIP_OPTIONS := install --quiet --disable-pip-version-check --no-compile
 PIP_INSTALL := -m pip $(PIP_OPTIONS)
+# What builds the package, installed but once; hatchling needs the other to make an editable one.
+BUILD := "hatchling>=1.25" editables
 
 # An activated environment or a stray path must not leak into these; and the many processes of the tests
 # must not compile everything anew each time.
@@ -96,11 +98,11 @@ $(DEV)/.installed $(DEMO)/.installed $(TRACED)/.installed: pyproject.toml src/to
 	@echo "installing into $(@D) (once; about 15 seconds)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9) and "$(PYTHON) is too old: tokencap needs Python 3.9 or later (make PYTHON=...)")'
 	@$(PYTHON) -m venv --without-pip $(@D)
-	@$(PYTHON) -m pip --python $(@D)/bin/python $(PIP_OPTIONS) --upgrade pip 2>/dev/null || \
-		{ $(PYTHON) -m venv $(@D) && $(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23"; }
-	@$(@D)/bin/python $(PIP_INSTALL) --editable ".[$(EXTRAS)]" $(ALSO)
+	@$(PYTHON) -m pip --python $(@D)/bin/python $(PIP_OPTIONS) --upgrade pip $(BUILD) 2>/dev/null || \
+		{ $(PYTHON) -m venv $(@D) && $(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23" $(BUILD); }
+	@$(@D)/bin/python $(PIP_INSTALL) --no-build-isolation --editable ".[$(EXTRAS)]" $(ALSO)
 	@touch $@
 
 $(DEV)/.lint: $(DEV)/.installed
-	@$(DEV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
+	@$(DEV)/bin/python $(PIP_INSTALL) --no-build-isolation --editable ".[dev]"
 	@touch $@

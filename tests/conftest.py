@@ -118,6 +118,12 @@ def _garbage_ends_with_its_module() -> Iterator[None]:
     set_aside()
 
 
+@pytest.fixture
+def little_to_collect() -> None:
+    """For tests that collect garbage again and again."""
+    set_aside()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nobody_is_trusted() -> Iterator[None]:
     """No test goes to the internet, and to read the certificates of the world takes each client 20 ms."""

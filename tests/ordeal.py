@@ -1,15 +1,10 @@
-"""What a guarded call goes through while its store fails: the same for every store and every failure.
-
-`python ordeal.py FOLDER FAILURE...` puts a SQLite store through each failure that needs a process of its own,
-all at the same time, and says when one has passed.
-"""
+"""What a guarded call goes through while its store fails: the same for every store and every failure."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -276,7 +271,8 @@ def disk_full(path: str) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def main(failure: str, folder: str) -> None:
+def in_its_own_process(failure: str, folder: str) -> None:
+    """Put a SQLite store through a failure that a process brings on itself."""
     from tokencap.backends.sqlite import SQLiteBackend
 
     if failure == "read_only":
@@ -299,15 +295,3 @@ def main(failure: str, folder: str) -> None:
     backend.close()
     with contextlib.closing(sqlite3.connect(path)) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    print(f"{failure}: passed", flush=True)
-
-
-if __name__ == "__main__":
-    children = []
-    for failure in sys.argv[2:]:
-        children.append(os.fork())
-        if not children[-1]:
-            main(failure, sys.argv[1])
-            sys.exit()
-    for child in children:
-        os.waitpid(child, 0)

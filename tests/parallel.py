@@ -33,6 +33,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if count < 2 or option.collectonly or option.usepdb or session.testsfailed or not hasattr(os, "fork"):
         return None
     session.config.pluginmanager.getplugin("terminalreporter").showfspath = False
+    session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
     sys.stdout.flush()
     queue, end = os.pipe()
     os.write(end, b"".join(number.to_bytes(2, "big") for number in range(len(files))))
@@ -140,6 +141,9 @@ def work(config: pytest.Config, files: Sequence[File], queue: int, connection: A
         capture.stop_global_capturing()
         capture.start_global_capturing()
         capture.suspend_global_capture()
+        # Names are looked for in a folder of its own, in the one of the run.
+        folders = config._tmp_path_factory  # type: ignore[attr-defined]
+        folders._basetemp = folders.mktemp("process")
         while taken := os.read(queue, 2):
             number = int.from_bytes(taken, "big")
             connection.send(("file", number))

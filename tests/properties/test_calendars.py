@@ -52,10 +52,17 @@ def clocks(zone: str, year: int) -> tuple[list[int], list[int], list[int]]:
     begin = int(datetime(year, 1, 1, tzinfo=timezone.utc).timestamp()) - 40 * 86_400
     moments = list(range(begin, begin + 445 * 86_400, QUARTER))
     there = ZoneInfo(zone)
+
+    def look(moment: int) -> int:
+        now = datetime.fromtimestamp(moment, there)
+        return (now.toordinal() - 1) * DAY + now.hour * 60 + now.minute
+
     shown = []
-    for each in moments:
-        now = datetime.fromtimestamp(each, there)
-        shown.append((now.toordinal() - 1) * DAY + now.hour * 60 + now.minute)
+    for day in range(begin, begin + 445 * 86_400, 86_400):
+        first = look(day)
+        # Where a day is as long as most, the clocks have been left alone.
+        changed = look(day + 86_400) - first != DAY
+        shown += [look(day + n * QUARTER) if changed else first + n * 15 for n in range(96)]
     return moments, shown, list(accumulate(shown, max))
 
 

@@ -30,6 +30,8 @@ from tokencap._loopback import Reply
 from tokencap.backends.memory import MemoryBackend
 from wire import Books, Missing, Request, Wire, done, drive, each, entered, is_refusal, listed
 
+pytestmark = pytest.mark.usefixtures("little_to_collect")
+
 
 class Seam(NamedTuple):
     """How one SDK is called, and where a request says what."""
