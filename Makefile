@@ -90,6 +90,9 @@ $(VENV)/redis-6.2/.installed: $(DEV)/.installed
 
 # The stamp is written last, so an install that failed or was interrupted is done again.
 $(DEV)/.installed: EXTRAS := test
+# The tests load nearly all of the SDKs: compiled on all cores, not by several processes at the same time.
+$(DEV)/.installed: WARM = $(@D)/bin/python -m compileall -qq -j 0 \
+	$(patsubst %,$(@D)/lib/python*/site-packages/%,anthropic openai cohere google mistralai) || true
 $(DEMO)/.installed: EXTRAS := anthropic,openai
 $(TRACED)/.installed: EXTRAS := anthropic,openai
 $(TRACED)/.installed: ALSO := --requirement tests/instrumentation/requirements.txt
@@ -101,6 +104,7 @@ $(DEV)/.installed $(DEMO)/.installed $(TRACED)/.installed: pyproject.toml src/to
 	@$(PYTHON) -m pip --python $(@D)/bin/python $(PIP_OPTIONS) --upgrade pip $(BUILD) 2>/dev/null || \
 		{ $(PYTHON) -m venv $(@D) && $(@D)/bin/python $(PIP_INSTALL) --upgrade "pip>=23" $(BUILD); }
 	@$(@D)/bin/python $(PIP_INSTALL) --no-build-isolation --editable ".[$(EXTRAS)]" $(ALSO)
+	@$(WARM)
 	@touch $@
 
 $(DEV)/.lint: $(DEV)/.installed
