@@ -56,17 +56,18 @@ assert CHAT_ENDPOINT is not None
 
 class Body(HTTP.SyncByteStream, HTTP.AsyncByteStream):  # type: ignore[misc,name-defined]
     def __init__(self, parts: list[bytes]) -> None:
-        self._parts = parts
+        # Once, as from a network: what is read after the end is nothing.
+        self._parts = iter(parts)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._parts)
+        return self._parts
 
     async def __aiter__(self) -> Any:
         for part in self._parts:
             yield part
 
 
-def sse() -> list[bytes]:
+def sse(count: int) -> list[bytes]:
     def event(**fields: Any) -> bytes:
         chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", **fields}
         return b"data: " + json.dumps(chunk).encode() + b"\n\n"
@@ -74,7 +75,7 @@ def sse() -> list[bytes]:
     delta = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
     last = {"index": 0, "delta": {}, "finish_reason": "stop"}
     return [
-        *[event(choices=[delta], usage=None) for _ in range(CHUNKS)],
+        *[event(choices=[delta], usage=None) for _ in range(count)],
         event(choices=[last], usage=None),
         event(choices=[], usage=CHAT["usage"]),
         b"data: [DONE]\n\n",
@@ -82,10 +83,10 @@ def sse() -> list[bytes]:
 
 
 def transport(delay: float = 0.0) -> Any:
-    whole, parts = [json.dumps(CHAT).encode()], sse()
+    whole, parts = [json.dumps(CHAT).encode()], sse(CHUNKS)
 
     def reply(request: Any) -> Any:
-        streamed = b'"stream":true' in request.content.replace(b" ", b"")[-4_000:]
+        streamed = b'"stream":true' in request.content[-4_000:].replace(b" ", b"")
         kind = "text/event-stream" if streamed else "application/json"
         return HTTP.Response(200, headers={"content-type": kind}, stream=Body(parts if streamed else whole))
 
@@ -200,12 +201,12 @@ def bench_call() -> None:
         guard.backend.close()
 
 
-def stream_of(sdk: str) -> tuple[list[bytes], Any, Any, Callable[..., Any]]:
-    """Return the events of a stream of `CHUNKS` pieces, its two clients, and how one is opened."""
+def stream_of(sdk: str, count: int) -> tuple[Any, Any, Callable[..., Any]]:
+    """Return the two clients of a stream of so many pieces, and how one is opened."""
     if sdk == "chat":
-        parts = sse()
+        parts = sse(count)
     else:
-        parts = [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in EVENTS[sdk](CHUNKS)]
+        parts = [f"event: {e['type']}\ndata: {json.dumps(e)}\n\n".encode() for e in EVENTS[sdk](count)]
     http = {
         "http_client": HTTP.Client(transport=Streaming(parts)),
         "base_url": "http://loopback/v1",
@@ -218,7 +219,6 @@ def stream_of(sdk: str) -> tuple[list[bytes], Any, Any, Callable[..., Any]]:
 
         asked = {"model": "claude-x", "max_tokens": 100, "messages": PROMPT}
         return (
-            parts,
             anthropic.Anthropic(**http),
             anthropic.AsyncAnthropic(**ahttp),
             lambda c, **more: c.messages.create(**asked, stream=True, **more),
@@ -226,12 +226,10 @@ def stream_of(sdk: str) -> tuple[list[bytes], Any, Any, Callable[..., Any]]:
     clients = openai.OpenAI(**http), openai.AsyncOpenAI(**ahttp)
     if sdk == "responses":
         return (
-            parts,
             *clients,
             lambda c, **more: c.responses.create(model="gpt-4o", input="x", stream=True, **more),
         )
     return (
-        parts,
         *clients,
         lambda c, **more: c.chat.completions.create(model="gpt-4o", messages=PROMPT, stream=True, **more),
     )
@@ -289,63 +287,72 @@ class Streaming(HTTP.BaseTransport, HTTP.AsyncBaseTransport):  # type: ignore[mi
         return self.handle_request(request)
 
 
-STREAM_ROUNDS = 31
+STREAM_ROUNDS = 41
 
 
 def bench_stream() -> None:
-    """Processor time of whole streams, the call's own cost included, as the median of paired differences."""
-    print(f"\na stream of {CHUNKS:,} chunks, beside an unguarded one; in brackets, 95 % intervals")
+    """Processor time of streams of `CHUNKS` pieces less that of streams of none: the call itself is not in it."""
+    print(f"\na chunk of a stream of {CHUNKS:,}, beside an unguarded one; in brackets, 95 % intervals")
     usage = {"stream_options": {"include_usage": True}}
     loop = asyncio.new_event_loop()
     for sdk in ("chat", "responses", "messages"):
-        _, plain, aplain, create = stream_of(sdk)
         asked = usage if sdk == "chat" else {}
         with Guard(Policy.blocking(10**12)) as guard:
-
-            def read(which: Any, more: Any, create: Any = create) -> None:
-                for _ in create(which, **more):
-                    pass
-
-            def aread(which: Any, more: Any, create: Any = create) -> None:
-                async def through() -> None:
-                    async for _ in await create(which, **more):
-                        pass
-
-                loop.run_until_complete(through())
-
-            for kind, reading, bare in (("sync", read, plain), ("async", aread, aplain)):
-                guarded = guard.wrap(bare)
-                works: dict[str, Callable[[], None]] = {
-                    name: functools.partial(reading, which, more)
+            for kind in ("sync", "async"):
+                works: dict[tuple[str, int], Callable[[], None]] = {}
+                for count in (0, CHUNKS):
+                    *clients, create = stream_of(sdk, count)
+                    bare = clients[kind == "async"]
+                    guarded = guard.wrap(bare)
+                    reading = functools.partial(aread, loop) if kind == "async" else read
                     for name, which, more in (
                         ("plain", bare, asked),
                         ("again", bare, asked),
                         ("guarded", guarded, asked),
                         *((("hidden", guarded, {}),) if asked else ()),
-                    )
-                }
+                    ):
+                        works[name, count] = functools.partial(reading, create, which, more)
                 found = shuffled(works, STREAM_ROUNDS)
-                base = statistics.median(found["plain"])
-                noise = interval([b - a for a, b in zip(found["plain"], found["again"])])
-                for name in [name for name in works if name not in ("plain", "again")]:
-                    low, median, high = interval([g - p for g, p in zip(found[name], found["plain"])])
-                    what = {"guarded": "usage asked for", "hidden": "usage hidden"}[name] if asked else ""
+
+                def chunk(name: str, found: Any = found) -> list[float]:
+                    return [(a - b) / CHUNKS * 1e6 for a, b in zip(found[name, CHUNKS], found[name, 0])]
+
+                plain = chunk("plain")
+                noise = interval([a - b for a, b in zip(chunk("again"), plain)])
+                for name, what in (
+                    (("guarded", ", usage asked for"), ("hidden", ", usage hidden"))
+                    if asked
+                    else (("guarded", ""),)
+                ):
+                    low, median, high = interval([a - b for a, b in zip(chunk(name), plain)])
+                    base = statistics.median(plain)
                     row(
-                        f"{sdk}, {kind}{', ' * bool(what)}{what}: per chunk",
-                        f"{median / CHUNKS * 1e6:+.2f} us [{low / CHUNKS * 1e6:+.2f} {high / CHUNKS * 1e6:+.2f}] "
-                        f"on {base / CHUNKS * 1e6:.1f} us; ratio {1 + median / base:.3f}; two unguarded: "
-                        f"[{noise[0] / CHUNKS * 1e6:+.2f} {noise[2] / CHUNKS * 1e6:+.2f}]",
+                        f"{sdk}, {kind}{what}",
+                        f"{median:+.2f} us [{low:+.2f} {high:+.2f}] on {base:.1f} us ({median / base:+.1%}); "
+                        f"two unguarded: {noise[1]:+.2f} [{noise[0]:+.2f} {noise[2]:+.2f}]",
                         "bar: noise",
                     )
-            loop.run_until_complete(aplain.close())
             guard.backend.close()
     loop.close()
 
 
-def shuffled(works: dict[str, Callable[[], Any]], rounds: int, times: int = 1) -> dict[str, list[float]]:
+def read(create: Any, which: Any, more: Any) -> None:
+    for _ in create(which, **more):
+        pass
+
+
+def aread(loop: asyncio.AbstractEventLoop, create: Any, which: Any, more: Any) -> None:
+    async def through() -> None:
+        async for _ in await create(which, **more):
+            pass
+
+    loop.run_until_complete(through())
+
+
+def shuffled(works: dict[Any, Callable[[], Any]], rounds: int, times: int = 1) -> dict[Any, list[float]]:
     """Time each work in every round, in an order that changes: what comes after what has a cost too."""
     names = list(works)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[Any, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         random.shuffle(names)
         for name in names:
