@@ -198,6 +198,7 @@ LAYERS = [
         "_entry",
         "_periods",
         "_version",
+        "_fork",
         "_typing",
         "policy",
         "_flow",

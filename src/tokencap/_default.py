@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._config import configuration
+from ._fork import ForkAware, survive_forks
 from ._plans import Plans
 from ._scope import Scope
 from .backends.protocol import Backend
@@ -39,11 +40,12 @@ log = logging.getLogger("tokencap")
 C = TypeVar("C")
 
 
-class _Process:
+class _Process(ForkAware):
     """What is process-wide: one Guard, and one patch of the SDKs."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.after_fork_in_child()
+        survive_forks(self)
         self.guard: Guard | None = None
         self.taken = False
         """True once wrap() or patch() has taken the Guard up."""
@@ -53,6 +55,10 @@ class _Process:
         self.patch: Patch | None = None
         self.imposed: Guard | None = None
         """The Guard of `tokencap run`, which the app does not replace."""
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: a thread of the parent may have been making a Guard."""
+        self.lock = threading.RLock()
 
     def current(self) -> Guard:
         """Return the Guard of the moment for clients made under patch()."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ._flow import Flow, run
-from .backends._fork import ForkAware, survive_forks
+from ._fork import ForkAware, survive_forks
 from .budget import BudgetKey, BudgetState, Mark, Reservation
 from .errors import BackendError
 

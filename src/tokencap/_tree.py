@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from threading import Lock
 
+from ._fork import ForkAware, survive_forks
 from ._scope import check_pairs
-from .backends._fork import ForkAware, survive_forks
 from .errors import ConfigurationError
 from .policy import ActionKind, Policy
 from .status import ChildStatus, Totals

@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .backends._fork import ForkAware, survive_forks
+from ._fork import ForkAware, survive_forks
 
 if TYPE_CHECKING:
     from ._session import CallSession

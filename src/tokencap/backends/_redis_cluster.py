@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from .._fork import ForkAware, survive_forks
 from . import _redis_topology as topology
-from ._fork import ForkAware, survive_forks
 from ._redis_pump import AsyncLine
 from ._redis_routes import Address, Ask, Learn, Routes
 from ._redis_scripts import Call

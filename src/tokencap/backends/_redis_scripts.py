@@ -20,10 +20,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .._audit import GRANT, LIMIT, RESET, Change, Who
 from .._entry import Entry, Retention
+from .._fork import ForkAware, survive_forks
 from .._periods import Period, Rolling
 from ..budget import BudgetKey, BudgetState, Grant, Held, Hold, Mark, Reservation, Settlement
 from ..errors import BackendError
-from ._fork import ForkAware, survive_forks
 from ._redis_rows import book_args, read_change, record_args, spell_who
 from ._rules import Question, check_change, check_holds, in_full, resets_at
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, Protocol
 
-from ._fork import ForkAware, survive_forks
+from .._fork import ForkAware, survive_forks
 from ._redis_scripts import Call
 
 __all__ = ["AsyncLink", "AsyncThrough", "Line", "Link", "errors", "pack", "sentinels", "spell", "within"]

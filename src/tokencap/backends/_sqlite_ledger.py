@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._audit import Change
 from .._entry import ENDINGS, Ahead, Entry, KnownBudget, Retention, Sum
+from .._fork import ForkAware, survive_forks
 from .._periods import parse
 from ..budget import BudgetKey
 from ..errors import BackendError
-from ._fork import ForkAware, survive_forks
 from ._sqlite_changes import read as read_changes
 
 if TYPE_CHECKING:

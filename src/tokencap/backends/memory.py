@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._audit import GRANT, LIMIT, Change, Who
 from .._entry import Ahead, Entry, KnownBudget, Retention, Sum
+from .._fork import ForkAware, survive_forks
 from ..budget import (
     Asked,
     BudgetKey,
@@ -26,7 +27,6 @@ from ..budget import (
     share_ceil,
 )
 from ..errors import BackendError
-from ._fork import ForkAware, survive_forks
 from ._memory_counter import Counter
 from ._memory_ledger import MemoryLedger
 from ._rules import (

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._audit import Change, Who
 from .._entry import Entry, KnownBudget, Retention, Sum
+from .._fork import ForkAware, survive_forks
 from ..errors import BackendError, ConfigurationError
-from ._fork import ForkAware, survive_forks
 from ._rules import check_change, check_grant, check_holds, check_limit
 from ._sqlite_async import AsyncSQLiteBackend, WouldWaitError
 from ._sqlite_books import READ, WRITE, Books

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from threading import RLock
 from typing import TYPE_CHECKING, NamedTuple
 
+from .._fork import ForkAware, survive_forks
 from ..clients.arriving import Arrival
 
 if TYPE_CHECKING:
@@ -61,14 +62,19 @@ def guard_this_process(text: str) -> None:
     Arrival("tokencap._default", guarding.begin).watch()
 
 
-class _Guarding:
+class _Guarding(ForkAware):
     """One Guard for all SDKs of this process, made when the first of them, or of its functions, is needed."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._guard: Guard | None = None
-        self._lock = RLock()
+        self.after_fork_in_child()
+        survive_forks(self)
         self._note({})
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: a thread of the parent may have been making the Guard."""
+        self._lock = RLock()
 
     def sdk(self, module: ModuleType) -> None:
         """Patch an SDK that has just been imported."""

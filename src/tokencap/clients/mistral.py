@@ -11,10 +11,10 @@ import functools
 import importlib
 import json
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any
 
+from .._fork import Mutex
 from ..policy import Provider
 from ..providers import endpoint_of
 from .exchange import Exchange, session_of
@@ -30,7 +30,7 @@ _CLIENTS = {
     "mistralai.azure.client": "MistralAzure",
     "mistralai.gcp.client": "MistralGCP",
 }
-_hooking = threading.Lock()
+_hooking = Mutex()
 
 
 class _Mistral(Family):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
+from .._fork import Mutex
 from ..policy import Provider
 from ..providers.coverage import CoverageStatus, Place, place_of
 
 __all__ = ["listen", "note_passing", "passed"]
 
 _MOST = 1_000
-_lock = threading.Lock()
+_lock = Mutex()
 _passed: dict[Place, int] = {}
 _listeners: list[Callable[[Place], None]] = []
 

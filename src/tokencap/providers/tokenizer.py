@@ -6,12 +6,14 @@ own and used once they are there. Without a network they never are, and nothing 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
 from collections import OrderedDict
 from typing import Any
 
+from .._fork import ForkAware, Mutex, survive_forks
 from ..policy import Provider
 
 __all__ = ["TABLES", "count_text"]
@@ -26,9 +28,55 @@ _REMEMBERED = 4_096
 # Tokens of current Claude models for each token of o200k, on English and code.
 _CLAUDE = 1.35
 
-_lock = threading.Lock()
-_encodings: dict[str, Any] = {}
-_counts: OrderedDict[tuple[str, int, int], int] = OrderedDict()
+_IMPORT_SECONDS = 5.0
+
+
+class _Tables(ForkAware):
+    """The tables of tiktoken that are there, and what was counted with them."""
+
+    def __init__(self) -> None:
+        self.encodings: dict[str, Any] = {}
+        """By name; None while a table is loaded, and for good where it cannot be."""
+        self.counts: OrderedDict[tuple[str, int, int], int] = OrderedDict()
+        self.lock = Mutex()
+        self._importing = threading.Lock()
+        self._resting = False
+        survive_forks(self)
+
+    def before_fork(self) -> None:
+        """See `_fork`: a child would wait for ever for a module that a thread was importing."""
+        self._resting = self._importing.acquire(timeout=_IMPORT_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        """See `_fork`."""
+        if self._resting:
+            self._importing.release()
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: the threads that were loading do not exist here."""
+        self._importing = threading.Lock()
+        self.encodings = {name: table for name, table in self.encodings.items() if table is not None}
+
+    def load(self, name: str) -> None:
+        """Load a table, which may take for ever."""
+        try:
+            with self._importing:
+                import tiktoken
+
+                tiktoken.list_encoding_names()  # which imports where they are said
+                with contextlib.suppress(ImportError):
+                    import requests  # type: ignore[import-untyped,unused-ignore]  # noqa: F401 - what fetches them
+            self.encodings[name] = tiktoken.get_encoding(name)
+        except Exception as error:
+            log.info(
+                "no tiktoken table %s (%s); tokens are estimated from characters",
+                name,
+                type(error).__name__,
+                extra={"table": name},
+            )
+
+
+_tables = _Tables()
 
 
 def count_text(provider: Provider, model: str, text: str) -> int:
@@ -36,13 +84,13 @@ def count_text(provider: Provider, model: str, text: str) -> int:
     encoding = _encoding(model)
     name = "" if encoding is None else encoding.name
     key = (name, len(text), hash(text))
-    count = _counts.get(key)
+    count = _tables.counts.get(key)
     if count is None:
         count = _count(encoding, text)
-        with _lock:
-            _counts[key] = count
-            while len(_counts) > _REMEMBERED:
-                _counts.popitem(last=False)
+        with _tables.lock:
+            _tables.counts[key] = count
+            while len(_tables.counts) > _REMEMBERED:
+                _tables.counts.popitem(last=False)
     return -(-int(count * 100 * _CLAUDE) // 100) if provider is Provider.ANTHROPIC else count
 
 
@@ -68,33 +116,19 @@ def _by_kind(text: str) -> int:
 
 def _encoding(model: str) -> Any:
     name = _name(model)
-    if name not in _encodings:
-        with _lock:
-            if name not in _encodings:
-                _encodings[name] = None
+    if name not in _tables.encodings:
+        with _tables.lock:
+            if name not in _tables.encodings:
+                _tables.encodings[name] = None
                 try:
                     threading.Thread(
-                        target=_load, args=(name,), name="tokencap-tokenizer", daemon=True
+                        target=_tables.load, args=(name,), name="tokencap-tokenizer", daemon=True
                     ).start()
                 except RuntimeError:
                     return None
-    return _encodings[name]
+    return _tables.encodings[name]
 
 
 def _name(model: str) -> str:
     old = ("gpt-4-", "gpt-3.5", "text-embedding-")
     return "cl100k_base" if model == "gpt-4" or model.startswith(old) else "o200k_base"
-
-
-def _load(name: str) -> None:
-    try:
-        import tiktoken
-
-        _encodings[name] = tiktoken.get_encoding(name)
-    except Exception as error:
-        log.info(
-            "no tiktoken table %s (%s); tokens are estimated from characters",
-            name,
-            type(error).__name__,
-            extra={"table": name},
-        )

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 
-__all__ = ["ForkAware", "survive_forks"]
+__all__ = ["ForkAware", "Mutex", "survive_forks"]
 
 
 class ForkAware:
@@ -58,6 +58,24 @@ def survive_forks(one: ForkAware) -> None:
     """Tell `one` about every fork for as long as it exists."""
     with _forks.lock:
         _forks.aware.add(one)
+
+
+class Mutex(ForkAware):
+    """A lock that is open in a forked child, whichever other thread of its parent held it."""
+
+    def __init__(self) -> None:
+        self.after_fork_in_child()
+        survive_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """See `ForkAware`."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 if hasattr(os, "register_at_fork"):
