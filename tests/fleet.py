@@ -1,14 +1,12 @@
-"""A fleet of worker processes, forked from one warm interpreter, that spend from one strict budget.
+"""A fleet of worker processes that spend from one strict budget.
 
-`python fleet.py STORE LIMIT PROCESSES THREADS` prints how many calls were served and refused, as JSON.
-STORE is a path or a `redis://` URL with a `#prefix`; the providers come from the environment.
+A store is a path or a `redis://` URL with a `#prefix`; the providers come from the environment.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -47,7 +45,8 @@ def spend(store: str, limit: int, threads: int) -> dict[str, int]:
     return {"served": endings.count("served"), "refused": endings.count("refused")}
 
 
-def main(store: str, limit: int, processes: int, threads: int) -> None:
+def spend_together(store: str, limit: int, processes: int, threads: int) -> dict[str, int]:
+    """Return how many calls were served and refused."""
     pipes = []
     for _ in range(processes):
         reader, writer = os.pipe()
@@ -64,8 +63,4 @@ def main(store: str, limit: int, processes: int, threads: int) -> None:
             for name, count in json.loads(pipe.read()).items():
                 total[name] += count
         os.waitpid(pid, 0)
-    print(json.dumps(total))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    return total

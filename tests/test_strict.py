@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +15,9 @@ import anthropic
 import openai
 import pytest
 
+import fleet
 import tokencap
+from forked import in_a_fork
 from stores import STORES, Store
 from tokencap import BudgetExceededError, Guard, Policy
 from tokencap._loopback import LoopbackProvider
@@ -174,11 +173,8 @@ def test_seven_calls_of_eight_processes_with_eight_threads(
         from backends.redis_servers import shared_server
 
         where = f"{shared_server().url}#{made.opener.args[1]}"  # type: ignore[attr-defined]
-    fleet = Path(__file__).with_name("fleet.py")
-    command = [sys.executable, str(fleet), where, str(limit), "8", "8"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == {"served": 7, "refused": 57}
+    found = in_a_fork(lambda: fleet.spend_together(where, limit, 8, 8), 60)
+    assert found == {"served": 7, "refused": 57}
     (state,) = handle.get_states([(tokencap.BudgetKey("session", "fleet"), limit)])
     assert (state.used, state.reserved) == (loopback.tokens, 0)
     made.close()

@@ -1,10 +1,8 @@
-"""Run in a process of its own: one instrumentation, some orders, every kind of call. Prints what each saw.
+"""Run in a process of its own: one instrumentation, one order, every kind of call; and what was seen of them.
 
-    python probe.py LIBRARY ORDER...
-
-Each ORDER has a fork of its own: `bare` (no Guard), or whether the instrumentation comes `before` or `after`
-`patch()`, or goes on a client that was wrapped. It prints a line of JSON: the spans without what differs from
-run to run, the tokens that the Guard counted, and those that the provider billed.
+The order is `bare` (no Guard), or whether the instrumentation comes `before` or `after` `patch()`, or goes on
+a client that was wrapped. What is seen: the spans without what differs from run to run, the tokens that the
+Guard counted, and those that the provider billed.
 """
 
 from __future__ import annotations
@@ -12,19 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
-from pathlib import Path
 from typing import Any
-
-# Nothing is sent anywhere, and no library shall ask for a key to say so.
-os.environ.update(
-    LANGFUSE_PUBLIC_KEY="pk-none",
-    LANGFUSE_SECRET_KEY="sk-none",
-    LANGFUSE_HOST="http://127.0.0.1:9",
-    TRACELOOP_TRACE_CONTENT="true",
-    LOGFIRE_SEND_TO_LOGFIRE="false",
-)
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -35,6 +21,14 @@ import tokencap
 from tokencap.backends.memory import MemoryBackend
 from wire import Wire
 
+# Nothing is sent anywhere, and no library shall ask for a key to say so.
+ENVIRON = {
+    "LANGFUSE_PUBLIC_KEY": "pk-none",
+    "LANGFUSE_SECRET_KEY": "sk-none",
+    "LANGFUSE_HOST": "http://127.0.0.1:9",
+    "TRACELOOP_TRACE_CONTENT": "true",
+    "LOGFIRE_SEND_TO_LOGFIRE": "false",
+}
 EXPORTER = InMemorySpanExporter()
 HELLO: Any = [{"role": "user", "content": "hello there"}]
 CHAT: Any = {"model": "gpt-x", "messages": HELLO}
@@ -164,7 +158,8 @@ def _without_ids(value: Any) -> Any:
     return [_without_ids(item) for item in value] if isinstance(value, list) else value
 
 
-def main(library: str, order: str) -> None:
+def look(library: str, order: str) -> dict[str, Any]:
+    os.environ.update(ENVIRON)
     guard = tokencap.Guard(
         tokencap.Policy.blocking(10**9), {"session": "s"}, MemoryBackend(), otel_enabled=False
     )
@@ -188,27 +183,12 @@ def main(library: str, order: str) -> None:
     calls(client("openai", False), client("anthropic", False))
     asyncio.run(acalls(client("openai", True), client("anthropic", True)))
     trace.get_tracer_provider().force_flush()  # type: ignore[attr-defined]
-    print(
-        json.dumps(
-            {
-                "spans": [settled(span) for span in EXPORTER.get_finished_spans()],
-                "used": guard.get_status().dimensions["session"].used,
-                "reserved": guard.get_status().dimensions["session"].reserved,
-                "billed": wire.tokens,
-                "calls": len(records),
-                "requests": len(wire.requests),
-                "asked": sum("stream_options" in (request.body or {}) for request in wire.requests),
-            }
-        )
-    )
-
-
-if __name__ == "__main__":
-    for order in sys.argv[2:]:
-        child = os.fork()
-        if not child:
-            main(sys.argv[1], order)
-            sys.stdout.flush()
-            os._exit(0)  # some would try to reach their server for a while
-        if os.waitpid(child, 0)[1]:
-            sys.exit(f"{order} has failed")
+    return {
+        "spans": [settled(span) for span in EXPORTER.get_finished_spans()],
+        "used": guard.get_status().dimensions["session"].used,
+        "reserved": guard.get_status().dimensions["session"].reserved,
+        "billed": wire.tokens,
+        "calls": len(records),
+        "requests": len(wire.requests),
+        "asked": sum("stream_options" in (request.body or {}) for request in wire.requests),
+    }

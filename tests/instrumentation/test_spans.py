@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROBE = Path(__file__).with_name("probe.py")
+from forked import in_a_fork
+
 NEEDS = {
     "sdk": "opentelemetry.sdk",
     "logfire": "logfire",
@@ -36,14 +33,10 @@ def needed(module: str) -> bool:
 
 
 @functools.cache
-def seen(library: str) -> dict[str, Any]:
-    """Return what was seen of each order."""
-    done = subprocess.run(
-        [sys.executable, PROBE, library, "bare", *ORDERS], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return dict(zip(["bare", *ORDERS], found))
+def seen(library: str, order: str) -> Any:
+    from probe import look
+
+    return in_a_fork(lambda: look(library, order))
 
 
 @pytest.fixture(params=list(NEEDS))
@@ -56,7 +49,7 @@ def library(request: pytest.FixtureRequest) -> str:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each order is looked at in a fork")
 @pytest.mark.parametrize("order", ORDERS)
 def test_spans_are_what_they_are_without_a_guard_and_counts_are_exact(library: str, order: str) -> None:
-    bare, guarded = seen(library)["bare"], seen(library)[order]
+    bare, guarded = seen(library, "bare"), seen(library, order)
     assert len(bare["spans"]) >= LEAST_SPANS[library]
     assert [span["name"] for span in guarded["spans"]] == [span["name"] for span in bare["spans"]]
     assert guarded["spans"] == bare["spans"]
