@@ -274,12 +274,13 @@ class TestVersions:
         with plain(path) as other:
             assert other.execute("PRAGMA user_version").fetchone() == (99,)
 
+    @may_fork_with_threads
     @pytest.mark.parametrize("first_schema", [False, True])
     def test_processes_that_start_together_all_succeed(self, path, first_schema):
         if first_schema:
             with plain(path) as other:
                 other.executescript(FIRST_SCHEMA)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
         barrier, results = context.Barrier(3), context.Queue()
         processes = [context.Process(target=start_together, args=(path, barrier, results)) for _ in range(3)]
         for process in processes:
