@@ -84,12 +84,13 @@ class Worker:
         if kind == "file":
             self._left = list(self._files[told])
         elif kind == "reports":
-            item = self._left.pop(0)
-            hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-            for data in told:
-                report = hook.pytest_report_from_serializable(config=config, data=data)
+            self._left.pop(0)
+            reports = [hook.pytest_report_from_serializable(config=config, data=data) for data in told]
+            where = {"nodeid": reports[0].nodeid, "location": reports[0].location}
+            hook.pytest_runtest_logstart(**where)
+            for report in reports:
                 hook.pytest_runtest_logreport(report=report)
-            hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            hook.pytest_runtest_logfinish(**where)
         elif kind == "warning":
             message = warnings.WarningMessage(*told.pop("warning_message"))
             hook.pytest_warning_recorded.call_historic(kwargs={**told, "warning_message": message})

@@ -1,12 +1,14 @@
 """Worker processes that are killed again and again while they make calls, and replaced by fresh ones.
 
-The store is named as in `fleet`; the providers come from the environment. Each call whose reply has reached
-its caller adds a byte to the log.
+`python sigkills.py STORE LOG KILLS PROCESSES LEASE` prints how many were killed, as JSON, when the last
+generation has ended in peace. STORE is as in `fleet`; the providers come from the environment. Each call
+whose reply has reached its caller adds a byte to LOG.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -82,8 +84,7 @@ def ask() -> dict[str, Any]:
     return {"model": "gpt-4o", "messages": [{"role": "user", "content": PROMPT}]}
 
 
-def kill(store: str, log: str, kills: int, processes: int, lease: float) -> dict[str, Any]:
-    """Kill so many; return how the last generation ended, which is left in peace."""
+def main(store: str, log: str, kills: int, processes: int, lease: float) -> None:
     chance = random.Random()
     kinds = [Worker.plain, Worker.streamed, Worker.tasks]
     # What the SDK and others do but once has been done when the workers are forked.
@@ -120,4 +121,8 @@ def kill(store: str, log: str, kills: int, processes: int, lease: float) -> dict
     for pid in alive:
         os.kill(pid, signal.SIGTERM)
     ended = [os.waitpid(pid, 0)[1] for pid in alive]
-    return {"kills": kills, "ended": ended}
+    print(json.dumps({"kills": kills, "ended": ended}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))

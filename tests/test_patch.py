@@ -383,7 +383,7 @@ def fresh(code: str, cwd: Path, **env: str) -> str:
 
 
 LOADED = """
-        import sys
+        import gc, sys; gc.disable()  # an SDK is loaded sooner
         def loaded():
             return sorted(name for name in sys.modules if name.startswith(("openai", "anthropic")))
 """

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,6 @@ import pytest
 
 import sigkills
 from backends.redis_servers import fresh_prefix, shared_server
-from forked import in_a_fork
 from tokencap._loopback import LoopbackProvider
 
 KILLS = int(os.environ.get("SIGKILLS", "16"))
@@ -46,8 +48,13 @@ def test_processes_killed_at_random_moments_leave_right_books(
     store = str(path) if kind == "sqlite" else f"{shared_server().url}#{fresh_prefix()}"
     charge = charge_of_the_dead(loopback, tmp_path)
     log = tmp_path / "heard"
-    found = in_a_fork(lambda: sigkills.kill(store, str(log), KILLS, PROCESSES, LEASE), 300 + KILLS)
-    assert found == {"kills": KILLS, "ended": [0] * PROCESSES}
+    script = Path(sigkills.__file__)
+    arguments = [store, str(log), str(KILLS), str(PROCESSES), str(LEASE)]
+    fleet = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300 + KILLS
+    )
+    assert fleet.returncode == 0, fleet.stderr
+    assert json.loads(fleet.stdout) == {"kills": KILLS, "ended": [0] * PROCESSES}, fleet.stderr
 
     with sigkills.guard_on(store, LEASE) as guard:
         deadline = time.monotonic() + 10 * LEASE

@@ -42,6 +42,7 @@ limit = 1_000_000
 """
 
 AGENT = """
+import gc; gc.disable()  # an SDK is loaded sooner
 import asyncio, json, pathlib, sys, threading, time
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
