@@ -220,6 +220,7 @@ LAYERS = [
         "_session",
         "_tree",
         "_waiting",
+        "_delivery",
         "_webhooks",
     ),
     ("_call",),

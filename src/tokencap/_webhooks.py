@@ -2,81 +2,34 @@
 
 from __future__ import annotations
 
-import base64
 import codecs
-import hashlib
 import heapq
-import hmac
-import http.client
 import json
 import logging
 import os
 import random
+import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from ._version import __version__
-from .policy import secret_key
+from ._delivery import LONGEST_PAUSE, TIMEOUT, Delivery, deliver, tls
+from ._fork import ForkAware, survive_forks
 
-__all__ = ["Webhooks", "signed"]
+__all__ = ["Webhooks"]
 
 log = logging.getLogger("tokencap.webhooks")
 
-TIMEOUT = 5.0
-"""Seconds a receiver may take to accept a connection, and to answer."""
 CAPACITY = 1_000
 """Deliveries that may wait; further ones are dropped, and that is counted and logged."""
-PAUSES = (1.0, 5.0, 30.0, 120.0, 600.0)
+PAUSES = (1.0, 5.0, 30.0, 120.0, LONGEST_PAUSE)
 """Seconds before a delivery that failed is tried again, and up to a quarter more. Then it is given up."""
-_AGAIN = frozenset({408, 425, 429})
 
 
-class _SameSchemeRedirect(urllib.request.HTTPRedirectHandler):
-    """Follow a redirect with the same body, and never to another scheme."""
-
-    max_redirections = 3
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:  # noqa: ARG002
-        if urlsplit(newurl).scheme != urlsplit(req.full_url).scheme:
-            raise urllib.error.HTTPError(
-                req.full_url, code, "redirect to another scheme refused", headers, fp
-            )
-        return urllib.request.Request(newurl, data=req.data, headers=req.headers, method="POST")  # noqa: S310
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _SameSchemeRedirect(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-@dataclass(order=True)
-class _Delivery:
-    due: float
-    """By `time.monotonic`: when it is to be tried again."""
-    id: str
-    url: str = field(compare=False, repr=False)
-    body: bytes = field(compare=False, repr=False)
-    secret: str | None = field(compare=False, repr=False)
-    attempts: int = field(compare=False, default=0)
-
-
-class Webhooks:
+class Webhooks(ForkAware):
     """A queue of deliveries and the thread that makes them.
 
     A delivery is tried again, with the same id, while its receiver cannot be reached or says that it is its
@@ -86,19 +39,36 @@ class Webhooks:
     def __init__(self) -> None:
         self.dropped = 0
         """Deliveries that found the queue full."""
-        self._queue: deque[_Delivery] = deque()
-        self._later: list[_Delivery] = []
+        self._queue: deque[Delivery] = deque()
+        self._later: list[Delivery] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._pid = os.getpid()
+        self._context: ssl.SSLContext | None = None
+        self._preparing = threading.Lock()
+        self._resting = False
+        survive_forks(self)
+
+    def before_fork(self) -> None:
+        """See `_fork`: all TLS of a child would wait for ever for what a thread was setting up for it."""
+        self._resting = self._preparing.acquire(timeout=TIMEOUT)
+
+    def after_fork_in_parent(self) -> None:
+        """See `_fork`."""
+        if self._resting:
+            self._preparing.release()
+
+    def after_fork_in_child(self) -> None:
+        """See `_fork`: the queue is the parent's, whose thread stayed there."""
+        self.__init__()  # type: ignore[misc]
 
     def post(self, url: str, payload: dict[str, Any], secret: str | None = None) -> None:
         """Queue one delivery; return at once. `id` lets the receiver drop a repeat."""
         delivery = uuid4().hex
         body = json.dumps({"id": delivery, **payload}).encode()
         if self._pid != os.getpid():
-            self.__init__()  # type: ignore[misc]  # a fork copies the queue but not the thread
+            self.after_fork_in_child()  # of a fork that nobody announced
         with self._wake:
             if len(self._queue) + len(self._later) >= CAPACITY:
                 self.dropped += 1
@@ -110,7 +80,7 @@ class Webhooks:
                     extra={"delivery": delivery, "dropped": self.dropped},
                 )
                 return
-            self._queue.append(_Delivery(0.0, delivery, url, body, secret))
+            self._queue.append(Delivery(0.0, delivery, url, body, secret))
             if self._thread is None or not self._thread.is_alive():
                 self._start()
             self._wake.notify_all()
@@ -137,7 +107,7 @@ class Webhooks:
                     item = self._next()
             self._attempt(item)
 
-    def _next(self) -> _Delivery | None:
+    def _next(self) -> Delivery | None:
         """Return what is to be delivered now, a new delivery before an old one."""
         if self._queue:
             return self._queue.popleft()
@@ -145,9 +115,9 @@ class Webhooks:
             return heapq.heappop(self._later)
         return None
 
-    def _attempt(self, item: _Delivery) -> None:
+    def _attempt(self, item: Delivery) -> None:
         item.attempts += 1
-        failure = _deliver(item)
+        failure = deliver(item, self._tls())
         if failure is None:
             return
         # A URL may carry a secret in its path or query, so only the host is logged.
@@ -177,6 +147,12 @@ class Webhooks:
             heapq.heappush(self._later, item)
             self._wake.notify_all()
 
+    def _tls(self) -> ssl.SSLContext:
+        with self._preparing:
+            if self._context is None:
+                self._context = tls()
+            return self._context
+
     def flush(self, timeout: float = 2 * TIMEOUT) -> None:
         """Deliver what is queued and, once more, what has failed; then end the worker.
 
@@ -201,44 +177,3 @@ class Webhooks:
         if left:
             log.error("%d webhook deliveries were not made in %.0f s", left, timeout, extra={"left": left})
         self._stopping = False
-
-
-class _Failure(NamedTuple):
-    name: str
-    """What went wrong, without anything the URL or the receiver said."""
-    lasting: bool
-    """True when trying again makes no sense."""
-    pause: float = 0.0
-    """Seconds the receiver asks for."""
-
-
-def _deliver(item: _Delivery) -> _Failure | None:
-    """Post one delivery; return what went wrong."""
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": f"tokencap/{__version__}",
-        "Webhook-Id": item.id,
-    }
-    if item.secret is not None:
-        headers.update(signed(item.id, item.body, item.secret, int(time.time())))
-    try:
-        request = urllib.request.Request(item.url, data=item.body, headers=headers, method="POST")  # noqa: S310
-        with _opener().open(request, timeout=TIMEOUT):
-            return None
-    except urllib.error.HTTPError as error:
-        with error:
-            asked = error.headers.get("Retry-After", "") if error.headers else ""
-        pause = min(float(asked), PAUSES[-1]) if asked.isdecimal() and asked.isascii() else 0.0
-        return _Failure(f"HTTPError {error.code}", not (error.code in _AGAIN or error.code >= 500), pause)
-    except OSError as error:
-        return _Failure(type(error).__name__, False)
-    except Exception as error:
-        # A receiver that speaks no HTTP may do so next time; a URL that is none will not.
-        return _Failure(type(error).__name__, not isinstance(error, http.client.HTTPException))
-
-
-def signed(id: str, body: bytes, secret: str, timestamp: int) -> dict[str, str]:
-    """Return the headers by which a receiver knows a body for ours: Standard Webhooks, version 1."""
-    content = b"%s.%d.%s" % (id.encode(), timestamp, body)
-    mac = hmac.new(secret_key(secret), content, hashlib.sha256).digest()
-    return {"Webhook-Timestamp": str(timestamp), "Webhook-Signature": f"v1,{base64.b64encode(mac).decode()}"}

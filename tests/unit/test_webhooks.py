@@ -16,8 +16,9 @@ from typing import Any, Callable, Optional
 import pytest
 from calls import block, policy, python, spend, warn, webhook
 
-from tokencap import Action, BudgetExceededError, ConfigurationError, Guard, _webhooks
-from tokencap._webhooks import Webhooks, signed
+from tokencap import Action, BudgetExceededError, ConfigurationError, Guard, _delivery, _webhooks
+from tokencap._delivery import signed
+from tokencap._webhooks import Webhooks
 from tokencap.backends.memory import MemoryBackend
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -182,7 +183,7 @@ def silent_port() -> Iterator[int]:
 
 def time_of_calls(url: str, monkeypatch: pytest.MonkeyPatch, thresholds: int) -> float:
     steps = [(at / 1_000, [webhook(url)]) for at in range(1, thresholds + 1)]
-    monkeypatch.setattr(_webhooks, "TIMEOUT", 0.2)
+    monkeypatch.setattr(_delivery, "TIMEOUT", 0.2)
     with Guard(policy(1_000, *steps), backend=MemoryBackend()) as guard:
         started = time.perf_counter()
         for _ in range(thresholds):
@@ -210,7 +211,7 @@ def test_a_bad_endpoint_adds_no_time_to_a_call(
 def test_a_hanging_endpoint_is_given_up_and_the_next_delivery_made(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(_webhooks, "TIMEOUT", 0.1)
+    monkeypatch.setattr(_delivery, "TIMEOUT", 0.1)
     silent = silent_port()
     url = f"http://127.0.0.1:{next(silent)}/hidden-token"
     with guard_on(url, (0.6, [webhook(receiver.url)])) as guard:
@@ -283,7 +284,7 @@ def test_the_queue_is_bounded_and_what_is_dropped_is_said(
     monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setattr(_webhooks, "CAPACITY", 3)
-    monkeypatch.setattr(_webhooks, "TIMEOUT", 0.2)
+    monkeypatch.setattr(_delivery, "TIMEOUT", 0.2)
     silent = silent_port()
     url = f"http://127.0.0.1:{next(silent)}/"
     webhooks = Webhooks()
@@ -302,7 +303,7 @@ def test_a_flush_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch, ca
     silent = silent_port()
     url = f"http://127.0.0.1:{next(silent)}/"
     webhooks = Webhooks()
-    monkeypatch.setattr(_webhooks, "TIMEOUT", 0.5)
+    monkeypatch.setattr(_delivery, "TIMEOUT", 0.5)
     for number in range(5):
         webhooks.post(url, {"number": number})
     started = time.monotonic()
@@ -516,6 +517,31 @@ FORKING = """
     os.waitpid(child, 0)
     webhooks.flush()
 """
+
+
+FORKING_AT_TLS = """
+    import os, signal, sys, time, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from tokencap._webhooks import Webhooks
+    webhooks = Webhooks()
+    webhooks.post(sys.argv[1], {"who": "parent"})
+    begun = time.monotonic()
+    while time.monotonic() < begun + 5:
+        if any(frame.f_globals["__name__"] == "ssl" for frame in sys._current_frames().values()): break
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)
+        import ssl
+        ssl.create_default_context()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_can_use_tls_though_a_delivery_was_about_to(receiver: Receiver) -> None:
+    python(FORKING_AT_TLS, receiver.url.replace("http:", "https:"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
