@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,6 @@ def test_two_thresholds_at_one_share_both_fire() -> None:
 def test_64_threads_that_cross_together_are_warned_once(tmp_path: Path) -> None:
     seen: list[int] = []
     guard_policy = policy(64_000, (0.8, [warn(lambda s: seen.append(s.dimensions["session"].used))]))
-    backend = SQLiteBackend(tmp_path / "budget.db", timeout=30)
     start = threading.Barrier(64)
 
     def work(_: int) -> None:
@@ -125,7 +125,11 @@ def test_64_threads_that_cross_together_are_warned_once(tmp_path: Path) -> None:
         for _ in range(4):
             spend(guard, 250)
 
-    with Guard(guard_policy, SHARED, backend) as guard, ThreadPoolExecutor(64) as pool:
+    with (
+        closing(SQLiteBackend(tmp_path / "budget.db", timeout=30)) as backend,
+        Guard(guard_policy, SHARED, backend) as guard,
+        ThreadPoolExecutor(64) as pool,
+    ):
         list(pool.map(work, range(64)))
         state = guard.get_status().dimensions["session"]
     assert (state.used, state.reserved) == (64_000, 0)
@@ -135,12 +139,14 @@ def test_64_threads_that_cross_together_are_warned_once(tmp_path: Path) -> None:
 
 def test_200_tasks_that_cross_together_are_warned_once(tmp_path: Path) -> None:
     seen: list[Any] = []
-    backend = SQLiteBackend(tmp_path / "budget.db", timeout=30)
 
     async def main() -> None:
         await asyncio.gather(*(aspend(guard, 10) for _ in range(200)))
 
-    with Guard(policy(2_000, (0.8, [warn(seen.append)])), SHARED, backend) as guard:
+    with (
+        closing(SQLiteBackend(tmp_path / "budget.db", timeout=30)) as backend,
+        Guard(policy(2_000, (0.8, [warn(seen.append)])), SHARED, backend) as guard,
+    ):
         asyncio.run(main())
         assert guard.get_status().dimensions["session"].used == 2_000
     assert len(seen) == 1
@@ -250,7 +256,10 @@ def test_a_callback_may_make_a_call_of_its_own_and_ask_for_the_status(tmp_path: 
         seen.append(guard.get_status().dimensions["session"].used)
 
     steps = (0.5, [warn(callback)]), (0.6, [warn(acallback)])
-    with Guard(policy(100, *steps), backend=SQLiteBackend(tmp_path / "b.db")) as guard:
+    with (
+        closing(SQLiteBackend(tmp_path / "b.db")) as backend,
+        Guard(policy(100, *steps), backend=backend) as guard,
+    ):
         spend(guard, 55)
         assert seen == [70, 70]
         seen.clear()
@@ -272,7 +281,10 @@ def test_callbacks_run_with_no_lock_held(tmp_path: Path) -> None:
         elsewhere(guard.get_status)
         elsewhere(lambda: Guard(policy(10), backend=guard.backend).get_status())
 
-    with Guard(policy(100, (0.5, [warn(callback)])), backend=SQLiteBackend(tmp_path / "b.db")) as guard:
+    with (
+        closing(SQLiteBackend(tmp_path / "b.db")) as backend,
+        Guard(policy(100, (0.5, [warn(callback)])), backend=backend) as guard,
+    ):
         spend(guard, 60)
         assert guard.get_status().dimensions["session"].used == 61
 
