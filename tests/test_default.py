@@ -19,6 +19,7 @@ from tokencap import BudgetExceededError, ConfigurationError, DimensionPolicy, G
 from tokencap._loopback import LoopbackProvider
 from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.sqlite import SQLiteBackend
+from wire import http_library
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -26,9 +27,7 @@ pytestmark = pytest.mark.usefixtures("loopback")
 @pytest.fixture(scope="module")
 def http() -> Any:
     """One HTTP client for all: making one loads the certificates of the world."""
-    import httpx2
-
-    with httpx2.Client() as client:
+    with http_library("anthropic").Client() as client:
         yield client
 
 

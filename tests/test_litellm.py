@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 import tokencap
@@ -29,9 +28,14 @@ from tokencap import (
     Threshold,
 )
 from tokencap._loopback import LoopbackProvider
+from wire import http_library
+
+HTTP = http_library("openai")
 
 HTTP_HANDLER = """
-    import httpx2 as httpx
+    from wire import http_library
+
+    httpx = http_library("openai")
 
     class Timeout(Exception):
         status_code = 408
@@ -192,16 +196,16 @@ def test_a_degraded_call_has_the_cheaper_model_and_the_caller_keeps_his_body(
 def test_a_model_that_is_in_the_path_is_changed_there() -> None:
     sent: list[Any] = []
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
+    def answer(request: Any) -> Any:
         sent.append((request.url.path, request.url.query, json.loads(request.content)))
         usage = {"promptTokenCount": 7, "candidatesTokenCount": 5, "totalTokenCount": 12}
-        return httpx2.Response(200, json={"candidates": [], "usageMetadata": usage})
+        return HTTP.Response(200, json={"candidates": [], "usageMetadata": usage})
 
     action = Action(ActionKind.DEGRADE, degrade_to={"gemini": "gemini-flash"})
     policy = Policy({"session": DimensionPolicy(limit=10**6, thresholds=[Threshold(0.00001, [action])])})
     tokencap.patch(policy=policy)
     sync = handlers().HTTPHandler()
-    sync.client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    sync.client = HTTP.Client(transport=HTTP.MockTransport(answer))
     body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
     for _ in range(2):
         sync.post("https://gemini.test/v1beta/models/gemini-pro:generateContent?alt=json", json=body)

@@ -19,12 +19,14 @@ from typing import Annotated, Any, Literal, Optional, Union
 from uuid import UUID
 
 import anthropic
-import httpx2
 import openai
 import pytest
 from pydantic import BaseModel, Field
 
 from tokencap._loopback import LoopbackProvider, count_prompt, respond
+from wire import http_library
+
+HTTP = http_library("openai")
 
 M = "a-model"
 HELLO: Any = [{"role": "user", "content": "hello"}]
@@ -696,7 +698,7 @@ def test_a_cut_stream_breaks_off_and_bills_what_was_sent(
     provider: LoopbackProvider, claude: anthropic.Anthropic, gpt: openai.OpenAI
 ) -> None:
     events = []
-    with pytest.raises(httpx2.RemoteProtocolError):
+    with pytest.raises(HTTP.RemoteProtocolError):
         for event in claude.messages.create(model=M, max_tokens=99, messages=says("[[cut=4]]"), stream=True):
             events.append(event.type)  # noqa: PERF401
     assert events == ["message_start", "content_block_start", "content_block_delta", "content_block_delta"]
@@ -762,15 +764,15 @@ def test_a_client_that_leaves_is_noticed(
 def test_an_in_memory_transport_serves_the_same_bytes() -> None:
     provider = LoopbackProvider()
 
-    def handle(request: httpx2.Request) -> httpx2.Response:
+    def handle(request: Any) -> Any:
         path = request.url.raw_path.decode()
         reply = provider.respond(request.method, path, dict(request.headers), request.read())
-        return httpx2.Response(reply.status, headers=dict(reply.headers), content=b"".join(reply.chunks))
+        return HTTP.Response(reply.status, headers=dict(reply.headers), content=b"".join(reply.chunks))
 
     with openai.OpenAI(
         base_url="http://nowhere/v1",
         api_key="none",
-        http_client=httpx2.Client(transport=httpx2.MockTransport(handle)),
+        http_client=HTTP.Client(transport=HTTP.MockTransport(handle)),
     ) as client:
         first = client.responses.create(model=M, input="hello")
         assert client.responses.retrieve(first.id).output_text == first.output_text
