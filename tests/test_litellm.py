@@ -139,7 +139,7 @@ def test_a_stream_is_counted_when_its_usage_passes(path: str, loopback: Loopback
     lines = []
     for line in response.iter_lines():
         lines.append(line)
-        if "message_delta" in line or "response.completed" in line:
+        if "message_stop" in line or "response.completed" in line:
             break
     assert (used(), len(lines) > 5) == (loopback.tokens, True)
     response.close()
