@@ -234,7 +234,8 @@ class TestTopology:
         assert cluster.nodes[1].admin("CLUSTER", "COUNTKEYSINSLOT", slot) >= 1
 
     def test_a_slot_on_the_move_fails_its_calls_in_time_until_it_has_arrived(self, cluster):
-        backend = RedisBackend(cluster.url, prefix=fresh_prefix(), timeout=0.5)
+        prefix = fresh_prefix()
+        backend = RedisBackend(cluster.url, prefix=prefix, timeout=0.5)
         key = on_node(2)
         slot = _places("p", key)[0]
         source, target = cluster.nodes[2], cluster.nodes[0]
@@ -245,7 +246,9 @@ class TestTopology:
             with pytest.raises(BackendError):
                 backend.reserve("call", [hold(key)], 10, LEASE)
             assert time.monotonic() - started < 2.5
+            backend.close()
             # One key can be asked for at its destination.
+            backend = RedisBackend(cluster.url, prefix=prefix)
             sent = next(backend._verbs.set_limit(key, 50))
             assert backend._call(sent._replace(keys=sent.keys[:1])) == b""
         finally:
