@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import openai
 import pytest
 
 from backends.redis_servers import Server, fresh_prefix, until
+from forked import fork
 from ordeal import ORDEALS, TIMEOUT, Case, begins_broken, forgets, in_its_own_process
 from tokencap import BackendError, BudgetKey, Guard, Policy
 from tokencap._loopback import LoopbackProvider
@@ -236,17 +236,14 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     pipes = {}
     for failure in DISKS:
         heard, said = os.pipe()
-        child = os.fork()
-        if not child:
+
+        def go(failure: str = failure, said: int = said) -> None:
             # Not into a file, which cannot grow there.
             sys.stdout = sys.stderr = os.fdopen(said, "w", buffering=1)
-            try:
-                in_its_own_process(failure, folder)
-                print("passed")
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(0)
+            in_its_own_process(failure, folder)
+            print("passed")
+
+        child = fork(go)
         os.close(said)
         pipes[failure] = child, heard
     told = {}

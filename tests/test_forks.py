@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any, Callable
 import pytest
 
 import tokencap
+from forked import fork, join
 from tokencap import Provider, _default
 from tokencap.clients import mistral, passing
 from tokencap.providers import tokenizer
@@ -53,12 +53,7 @@ def test_it_does_not_wait_for_a_thread_that_stayed_in_the_parent(busy: str) -> N
     thread.start()
     held.wait()
     try:
-        child = os.fork()
-        if child == 0:
-            signal.alarm(5)
-            step()
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
+        join(fork(step, 5))
     finally:
         done.set()
         thread.join()

@@ -14,17 +14,17 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import openai
 import pytest
 
 from backends.redis_servers import until
+from forked import fork, join
 from stores import STORES, Store
 from tokencap import BudgetExceededError, Guard, Policy
 from tokencap._loopback import LoopbackProvider
@@ -85,26 +85,6 @@ def once(guard: Guard, steer: str = "", **more: Any) -> None:
     """Make one call with a client of its own."""
     with guard.wrap(new_client()) as client:
         ask(client, steer, **more)
-
-
-def fork(step: Callable[[], Any]) -> int:
-    """Perform `step` in a child; return its id."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            step()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    return child
-
-
-def join(*children: int) -> None:
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 
 
 @forks

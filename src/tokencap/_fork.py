@@ -61,11 +61,25 @@ def survive_forks(one: ForkAware) -> None:
 
 
 class Mutex(ForkAware):
-    """A lock that is open in a forked child, whichever other thread of its parent held it."""
+    """A lock that is open in a forked child, whichever other thread of its parent held it.
 
-    def __init__(self) -> None:
+    A fork waits at most `patience` seconds for whoever holds it.
+    """
+
+    def __init__(self, patience: float = 0.0) -> None:
+        self._patience = patience
+        self._resting = False
         self.after_fork_in_child()
         survive_forks(self)
+
+    def before_fork(self) -> None:
+        """See `ForkAware`."""
+        self._resting = self._patience > 0 and self._lock.acquire(timeout=self._patience)
+
+    def after_fork_in_parent(self) -> None:
+        """See `ForkAware`."""
+        if self._resting:
+            self._lock.release()
 
     def after_fork_in_child(self) -> None:
         """See `ForkAware`."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from ._delivery import LONGEST_PAUSE, TIMEOUT, Delivery, deliver, tls
-from ._fork import ForkAware, survive_forks
+from ._fork import ForkAware, Mutex, survive_forks
 
 __all__ = ["Webhooks"]
 
@@ -46,18 +46,9 @@ class Webhooks(ForkAware):
         self._stopping = False
         self._pid = os.getpid()
         self._context: ssl.SSLContext | None = None
-        self._preparing = threading.Lock()
-        self._resting = False
+        # All TLS of a child would wait for ever for what a thread of its parent was setting up for it.
+        self._preparing = Mutex(patience=TIMEOUT)
         survive_forks(self)
-
-    def before_fork(self) -> None:
-        """See `_fork`: all TLS of a child would wait for ever for what a thread was setting up for it."""
-        self._resting = self._preparing.acquire(timeout=TIMEOUT)
-
-    def after_fork_in_parent(self) -> None:
-        """See `_fork`."""
-        if self._resting:
-            self._preparing.release()
 
     def after_fork_in_child(self) -> None:
         """See `_fork`: the queue is the parent's, whose thread stayed there."""

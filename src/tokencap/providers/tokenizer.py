@@ -39,22 +39,12 @@ class _Tables(ForkAware):
         """By name; None while a table is loaded, and for good where it cannot be."""
         self.counts: OrderedDict[tuple[str, int, int], int] = OrderedDict()
         self.lock = Mutex()
-        self._importing = threading.Lock()
-        self._resting = False
+        # A child would wait for ever for a module that a thread of its parent was importing.
+        self._importing = Mutex(patience=_IMPORT_SECONDS)
         survive_forks(self)
-
-    def before_fork(self) -> None:
-        """See `_fork`: a child would wait for ever for a module that a thread was importing."""
-        self._resting = self._importing.acquire(timeout=_IMPORT_SECONDS)
-
-    def after_fork_in_parent(self) -> None:
-        """See `_fork`."""
-        if self._resting:
-            self._importing.release()
 
     def after_fork_in_child(self) -> None:
         """See `_fork`: the threads that were loading do not exist here."""
-        self._importing = threading.Lock()
         self.encodings = {name: table for name, table in self.encodings.items() if table is not None}
 
     def load(self, name: str) -> None:
