@@ -90,7 +90,7 @@ class Server:
             command += ["--save", "", *self._options]
         with open(os.path.join(self.folder, "log"), "ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._wait_for_port()
+        self._wait_for_answer()
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -130,16 +130,19 @@ class Server:
         with redis.Redis(port=self.port, password=password, protocol=2, socket_timeout=5) as client:
             return client.execute_command(*command)
 
-    def _wait_for_port(self) -> None:
-        deadline = time.monotonic() + 10
+    def _wait_for_answer(self) -> None:
+        # The port is open before the files are read: what a test gives a call is less than that may take.
+        deadline = time.monotonic() + PATIENCE
         while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
-                    raise AssertionError(Path(self.folder, "log").read_text()) from None
-                time.sleep(0.01)
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as asking:
+                    asking.sendall(b"PING\r\n")
+                    answer = asking.recv(64)
+                if answer and not answer.startswith(b"-LOADING"):
+                    return
+            if time.monotonic() > deadline or (self._process and self._process.poll() is not None):
+                raise AssertionError(Path(self.folder, "log").read_text())
+            time.sleep(0.01)
 
 
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
