@@ -77,7 +77,7 @@ def holder() -> Iterator[Holder]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server that these tests may ill-treat; it remembers everything when it is started again."""
-    # With the usual "everysec" it may answer before it writes, while the disk is busy, and lose that when killed.
+    # With "everysec" it may answer before it writes, while the disk is busy, and lose that when it is killed.
     server = Server("--appendonly", "yes", "--appendfsync", "no")
     yield server
     server.remove()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, TypeVar, cast
 
@@ -75,7 +75,7 @@ class Scope:
 
     def __call__(self, function: F) -> F:
         """Return `function` (plain, async, a generator or an async one), run inside of this scope."""
-        if not callable(function):
+        if not callable(function) or inspect.isclass(function):
             raise ConfigurationError(f"a scope decorates functions; it was given {function!r}")
         made = self._decorated(function)
         return cast("F", functools.wraps(function)(made))
@@ -93,9 +93,15 @@ class Scope:
 
             return coroutine
 
+        async def awaited(made: Awaitable[Any]) -> Any:
+            with self:
+                return await made
+
         def plain(*args: Any, **kwargs: Any) -> Any:
             with self:
-                return function(*args, **kwargs)
+                made = function(*args, **kwargs)
+            # A function that does not show that it is async: below another decorator, or an object to call.
+            return awaited(made) if inspect.iscoroutine(made) else made
 
         return plain
 

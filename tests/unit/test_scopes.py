@@ -234,6 +234,23 @@ def test_a_decorated_coroutine_runs_in_the_scope_and_beside_others(guard: Guard)
     assert used(guard, *asyncio.run(main())) == [10] * 20
 
 
+def test_what_a_decorated_function_returns_to_be_awaited_runs_in_the_scope_too(guard: Guard) -> None:
+    class Agent:
+        async def __call__(self) -> str:
+            await asyncio.sleep(0)
+            return whose(guard)
+
+    def hidden() -> Any:
+        return Agent()()
+
+    async def main() -> None:
+        for agent in (Agent(), hidden):
+            assert await tokencap.scope({"tenant": "acme"})(agent)() == "acme"
+        assert whose(guard) == "house"
+
+    asyncio.run(main())
+
+
 def test_a_decorated_generator_is_in_the_scope_and_its_consumer_is_not(guard: Guard) -> None:
     @tokencap.scope({"tenant": "acme"})
     def steps(count: int) -> Iterator[str]:
@@ -318,8 +335,12 @@ def test_frameworks_still_see_what_kind_of_function_was_decorated() -> None:
     assert inspect.isasyncgenfunction(scope(agen))
     assert inspect.isgeneratorfunction(scope(gen))
     assert list(inspect.signature(scope(coroutine)).parameters) == ["a"]
+
+
+@pytest.mark.parametrize("what", ["a name", type("Agent", (), {})])
+def test_a_scope_decorates_functions_and_says_so(what: Any) -> None:
     with pytest.raises(ConfigurationError, match="decorates functions"):
-        scope("a name")  # type: ignore[type-var]
+        tokencap.scope({"tenant": "acme"})(what)
 
 
 # -- tasks, threads, generators ----------------------------------------------------------------------------
