@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta, timezone
 from typing import Any, Union
@@ -22,6 +23,7 @@ Where = Mapping[str, Union[str, Sequence[str]]]
 _HOUR, _DAY = 3_600, 86_400
 _PERIODS = {"hour": _HOUR, "day": _DAY}
 _UNITS = {"s": 1, "m": 60, "h": _HOUR, "d": _DAY, "w": 7 * _DAY}
+_FIRST, _LAST = [datetime(*date, tzinfo=timezone.utc).timestamp() for date in ((1, 1, 1), (9999, 12, 31))]
 _FIELDS: dict[str, Callable[[Label], str]] = {
     "provider": lambda label: label.provider,
     "endpoint": lambda label: label.endpoint,
@@ -151,25 +153,34 @@ def period_of(names: Group) -> int:
 
 
 def seconds_of(moment: Moment, now: float, name: str) -> float | None:
-    """Return a time in seconds since the epoch. A `datetime` without a zone is local time."""
+    """Return a time in seconds since the epoch, in the years that exist. A `datetime` without a zone is local."""
     if moment is None:
         return None
+    seconds = None
     if isinstance(moment, timedelta):
-        return now - moment.total_seconds()
-    if isinstance(moment, datetime):
-        return moment.timestamp()
-    if isinstance(moment, str):
+        seconds = now - moment.total_seconds()
+    elif isinstance(moment, datetime):
+        seconds = _timestamp(moment)
+    elif isinstance(moment, str):
         count, unit = moment[:-1], moment[-1:]
         if unit in _UNITS and count.replace(".", "", 1).isdecimal() and count.isascii():
-            return now - float(count) * _UNITS[unit]
-        try:
-            return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
-        except ValueError:
-            pass
-    raise ConfigurationError(
-        f"{name} is {moment!r}; it is a datetime, a timedelta, or a text "
-        "like '24h', '30m', '7d' or '2030-01-31'"
-    )
+            seconds = now - float(count) * _UNITS[unit]
+        else:
+            with suppress(ValueError):
+                seconds = _timestamp(datetime.fromisoformat(moment.replace("Z", "+00:00")))
+    if seconds is None:
+        raise ConfigurationError(
+            f"{name} is {moment!r}; it is a datetime, a timedelta, or a text "
+            "like '24h', '30m', '7d' or '2030-01-31'"
+        )
+    return min(max(seconds, _FIRST), _LAST)
+
+
+def _timestamp(moment: datetime) -> float:
+    try:
+        return moment.timestamp()
+    except (ValueError, OverflowError, OSError):  # local time next to an end of the calendar
+        return moment.replace(tzinfo=timezone.utc).timestamp()
 
 
 def _namer(name: str) -> Namer:

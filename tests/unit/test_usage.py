@@ -143,6 +143,8 @@ def test_periods():
 
 
 NOW = 1_900_000_000.0
+BEGINNING = datetime(1, 1, 1, tzinfo=timezone.utc).timestamp()
+END = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,14 @@ NOW = 1_900_000_000.0
         ("2030-01-31T00:00:00+00:00", 1_896_048_000.0),
         ("2030-01-31T00:00:00Z", 1_896_048_000.0),
         ("2030-01-31", datetime(2030, 1, 31).timestamp()),
+        # As good as ever and never.
+        ("99999999d", BEGINNING),
+        ("9" * 400 + "d", BEGINNING),
+        (timedelta.max, BEGINNING),
+        (datetime.min, BEGINNING),
+        ("0001-01-01", BEGINNING),
+        (timedelta.min, END),
+        (datetime.max, END),
     ],
 )
 def test_times_are_said_in_many_ways(moment, expected):
