@@ -16,7 +16,8 @@ from tokencap.budget import UNLIMITED, Asked, BudgetKey, BudgetState, Held, Hold
 from tokencap.errors import ConfigurationError
 
 LEASE = 30.0
-SHORT = 0.05
+SHORT = 0.5
+"""The lease of one that is to be renewed, or reset, in time: the machine may be busy."""
 INSTANT = 0.01
 """The lease of one that is to be dead before anything else happens."""
 A = BudgetKey("tenant", "acme")
