@@ -132,12 +132,34 @@ def test_a_cached_and_an_uncached_run_of_a_conversation_debit_the_same(
     assert (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens) == (500, 300, 150)
 
 
+@pytest.mark.parametrize("beside", ["compaction", "advisor", "declined"])
 @pytest.mark.parametrize("name", ["messages", "beta messages"])
-def test_compaction_is_charged_beside_the_message(
-    name: str, stream: dict[str, Any], is_async: bool, books: Books, wire: Wire
+def test_iterations_that_the_totals_leave_out_are_charged(
+    beside: str, name: str, stream: dict[str, Any], is_async: bool, books: Books, wire: Wire
 ) -> None:
-    make(books, wire, name, is_async, "[[input=500]] [[compaction=2000]]", **stream)
+    make(books, wire, name, is_async, f"[[input=500]] [[{beside}=2000]]", **stream)
     assert books.used == wire.tokens == 500 + 16 + 2000 + 200
+
+
+def test_pictures_that_the_model_had_made_are_charged_beside_its_own_tokens(
+    stream: dict[str, Any], is_async: bool, books: Books, wire: Wire
+) -> None:
+    make(books, wire, "responses", is_async, "[[input=500]] [[drawn=2000]]", **stream)
+    assert books.used == wire.tokens == 500 + 16 + 2000 + 200
+
+
+@pytest.mark.parametrize("path", ["/responses", "/images/generations"])
+def test_the_drawing_of_an_svg_is_charged_beside_the_rest(path: str, books: Books, wire: Wire) -> None:
+    svg = {"model": "gpt-x", "input_tokens": 70, "output_tokens": 7, "total_tokens": 77}
+    usage = {"input_tokens": 500, "output_tokens": 16, "total_tokens": 516}
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "svg_usage": svg}
+    reply = {"id": "resp_1", "created": 1, "status": "completed", "output": [item], "usage": usage}
+    wire.answers["POST", f"/v1{path}"] = lambda request: reply_json(
+        reply if path == "/responses" else {"created": 1, "usage": usage, "svg_usage": svg}
+    )
+    client = guarded(books, wire, "responses", False)
+    client.post(path, cast_to=object, body={"model": "gpt-x"})
+    assert books.used == 516 + 77
 
 
 def test_reasoning_is_a_part_of_the_output(
@@ -176,6 +198,33 @@ def test_a_reply_without_usage_is_charged_its_prompt_and_its_text(
     text = " ".join((words * 5)[:50])
     assert books.used == books.last.estimate + -(-len(text) // 4)
     assert (books.last.estimated, books.last.ending, books.reserved) == (True, "ok", 0)
+
+
+class Answer(pydantic.BaseModel):
+    word: str
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "form"),
+    [
+        ("anthropic", "messages.parse", "output_format"),
+        ("openai", "chat.completions.parse", "response_format"),
+        ("openai", "responses.parse", "text_format"),
+    ],
+)
+def test_a_parsed_reply_without_usage_is_charged_its_text_once(
+    kind: str, method: str, form: str, is_async: bool, books: Books, wire: Wire
+) -> None:
+    client = books.guard.wrap(wire.client(kind, is_async))
+    try:
+        ask = at(client, method)
+    except AttributeError:
+        pytest.skip("not in this version")
+    told = arguments(method.split(".")[0], "[[nousage]] [[output=50]]")
+    drive(done(ask(**told, **{form: Answer})), is_async)
+    charged = books.used - books.last.estimate
+    text = len('{"word": "word"}') + 46  # spaces, to be 50 tokens
+    assert text / 4 <= charged < text / 3
 
 
 def test_a_reply_that_reports_nonsense_is_charged_an_estimate(
@@ -303,10 +352,6 @@ def test_a_call_repeated_in_vain_costs_nothing(name: str, is_async: bool, books:
 
 
 # -- paid replies the SDK makes an error of ----------------------------------------------------------------
-
-
-class Answer(pydantic.BaseModel):
-    word: str
 
 
 def parse(client: Any, name: str, **more: Any) -> Any:
@@ -907,6 +952,40 @@ def test_middleware_of_the_sdk_is_inside_the_guard(books: Books, wire: Wire) -> 
     with pytest.raises(ZeroDivisionError):
         drive(call(client.with_middleware(refuse), "messages"), False)
     assert (books.used, books.reserved) == (used, 0)
+
+
+def _refusing(request: Any) -> Any:
+    """A model that refuses, and one that answers; the first event of a stream tells the prompt."""
+    told = request.body
+    refuses = told["model"] == "claude-x"
+    usage = {"input_tokens": 100 if refuses else 110, "output_tokens": 5 if refuses else 20}
+    details = {"type": "refusal", "category": "cyber", "explanation": "no", "fallback_credit_token": "t"}
+    end = {"stop_reason": "refusal" if refuses else "end_turn", "stop_sequence": None}
+    end |= {"stop_details": details if refuses else None}
+    message = {"id": told["model"], "type": "message", "role": "assistant", "model": told["model"]}
+    tokens = (usage["input_tokens"], usage["output_tokens"])
+    if not told.get("stream"):
+        return reply_json({**message, "content": [], **end, "usage": usage}, tokens=tokens)
+    start = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+    events = [
+        {"type": "message_start", "message": start},
+        {"type": "message_delta", "delta": end, "usage": usage},
+        {"type": "message_stop"},
+    ]
+    return reply_events([sse(event, str(event["type"])) for event in events], tokens=tokens)
+
+
+def test_a_call_that_a_middleware_repeats_with_another_model_is_charged_what_both_took(
+    stream: dict[str, Any], is_async: bool, books: Books, wire: Wire
+) -> None:
+    fallbacks = pytest.importorskip("anthropic.lib.middleware")
+    middleware = fallbacks.BetaRefusalFallbackMiddleware([{"model": "claude-y"}])
+    wire.answers["POST", "/v1/messages"] = _refusing
+    with fallbacks.BetaFallbackState():
+        client = books.guard.wrap(wire.client("anthropic", is_async, middleware=[middleware]))
+        drive(call(client, "beta messages", **stream), is_async)
+    assert [request.body["model"] for request in wire.requests] == ["claude-x", "claude-y"]
+    assert books.used == wire.tokens == 105 + 130
 
 
 # -- any sequence ------------------------------------------------------------------------------------------

@@ -358,6 +358,19 @@ def test_a_prompt_that_cannot_be_bounded_is_refused_and_the_error_says_why(
         guard.backend.close()
 
 
+def test_models_to_fall_back_on_cannot_be_bounded(loopback: LoopbackProvider) -> None:
+    with Guard(Policy.blocking(100_000, strict=True)) as guard, guard.wrap(anthropic.Anthropic()) as wrapped:
+        with pytest.raises(BudgetExceededError, match="fallbacks"):
+            wrapped.beta.messages.create(
+                model="claude-x",
+                max_tokens=10,
+                messages=[{"role": "user", "content": "hi"}],
+                extra_body={"fallbacks": [{"model": "claude-y"}]},
+            )
+        assert loopback.calls == 0
+        guard.backend.close()
+
+
 def test_history_at_the_provider_is_bounded_by_its_last_known_size(loopback: LoopbackProvider) -> None:
     with Guard(Policy.blocking(100_000, strict=True)) as guard, guard.wrap(openai.OpenAI()) as wrapped:
         first = responses(wrapped, "[[output=900]]")

@@ -28,6 +28,9 @@ Steering, anywhere in the text of the prompt or in the name of the model; of two
 ``[[cache_write=20]]``                20 tokens of the prompt went to a cache
 ``[[reasoning=30]]``                  30 tokens of the reply are reasoning: inside ``output`` if that is given
 ``[[compaction=100]]``                Anthropic: a ``compaction`` iteration of 100 + 10 tokens beside the rest
+``[[advisor=100]]``                   Anthropic: an ``advisor_message`` iteration, likewise
+``[[declined=100]]``                  Anthropic: a ``message`` iteration of a model that declined, likewise
+``[[drawn=100]]``                     Responses: pictures of 100 + 10 tokens, in ``tool_usage``
 ``[[chunks=5]]``                      a streamed reply comes in 5 content chunks (else 4)
 ``[[nousage]]``                       the reply reports no usage (it is billed all the same)
 ``[[status=500]]``                    an error reply, in the provider's shape; nothing is billed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ._prompt import chosen_tool, count_prompt
@@ -18,16 +18,21 @@ _HOLLOW: dict[str, Json] = {
 }
 
 
+_BESIDE: dict[str, Json] = {
+    "compaction": {"type": "compaction"},
+    "advisor": {"type": "advisor_message", "model": "claude-opus-4-5"},
+    "declined": {"type": "message", "model": "claude-opus-4-5"},
+}
+
+
 def _messages(call: Call) -> Reply:
     call.need("model", "messages", "max_tokens")
     plan = call.plan(call.body["max_tokens"], tool=_tool(call), schema=_schema(call))
-    compaction = call.marks.number("compaction", 0)
-    usage = _usage(plan, compaction)
+    beside = {name: call.marks.number(name, 0) for name in _BESIDE if name in call.marks}
+    usage = _usage(plan, beside)
     bill = plan.bill
-    if compaction:
-        bill = bill._replace(
-            input_tokens=bill.input_tokens + compaction, output_tokens=bill.output_tokens + compaction // 10
-        )
+    for tokens in beside.values():
+        bill = bill.plus(Bill(tokens, tokens // 10))
     reason = "max_tokens" if plan.cut_short else "tool_use" if plan.tool else "end_turn"
     message: Json = {
         "id": call.store.new_id("msg"),
@@ -99,7 +104,7 @@ def _content(call: Call, plan: Plan) -> list[Json]:
     return blocks
 
 
-def _usage(plan: Plan, compaction: int) -> Json:
+def _usage(plan: Plan, beside: Mapping[str, int]) -> Json:
     bill = plan.bill
     counts: Json = {
         # Here, and only here, the prompt is what no cache had a part in.
@@ -115,15 +120,18 @@ def _usage(plan: Plan, compaction: int) -> Json:
     }
     if plan.reasoning:
         usage["output_tokens_details"] = {"thinking_tokens": plan.reasoning}
-    if compaction:
-        spent = {
-            "type": "compaction",
-            "input_tokens": compaction,
+    spent = [
+        {
+            **_BESIDE[name],
+            "input_tokens": tokens,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
-            "output_tokens": compaction // 10,
+            "output_tokens": tokens // 10,
         }
-        usage["iterations"] = [spent, {"type": "message", **counts}]
+        for name, tokens in beside.items()
+    ]
+    if spent:
+        usage["iterations"] = [*spent, {"type": "message", **counts}]
     return usage
 
 

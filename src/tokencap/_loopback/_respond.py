@@ -34,6 +34,9 @@ class Bill(NamedTuple):
     cache_read: int = 0
     cache_write: int = 0
 
+    def plus(self, other: Bill) -> Bill:
+        return Bill(*map(sum, zip(self, other)))
+
 
 @dataclass(frozen=True)
 class Entry:

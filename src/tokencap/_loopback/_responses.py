@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from ._prompt import chosen_tool, count_prompt
@@ -17,6 +18,11 @@ def _create(call: Call) -> Reply:
     history = call.store.history(body.get("previous_response_id"))
     plan = call.plan(body.get("max_output_tokens"), tool=_tool(call), schema=_schema(call), history=history)
     response = _response(call, plan)
+    drawn = call.marks.number("drawn", 0)
+    if drawn:
+        beside = Bill(drawn, drawn // 10)
+        response["tool_usage"] = {"image_gen": _usage(beside, 0), "web_search": {"num_requests": 0}}
+        plan = replace(plan, bill=plan.bill.plus(beside))
     kept = Stored(response, lambda: _frames(response, plan), plan.bill, call.model)
     if body.get("store") is not False:
         with call.store.lock:
@@ -144,7 +150,7 @@ def _events(response: Json, plan: Plan) -> Iterable[tuple[Json, int]]:
             yield {"type": "response.output_text.done", **spot, "text": part["text"], "logprobs": []}, done
             yield {"type": "response.content_part.done", **spot, "part": part}, done
         yield {"type": "response.output_item.done", **place, "item": item}, done
-    yield {"type": f"response.{response['status']}", "response": response}, plan.output
+    yield {"type": f"response.{response['status']}", "response": response}, plan.bill.output_tokens
 
 
 def _retrieve(call: Call) -> Reply:

@@ -123,9 +123,10 @@ class OptionsExchange(Exchange):
         if self._streaming and str(self._client.base_url) not in _refuses_usage:
             self._asked = self.session.endpoint.dialect.ask_usage(self._body)
             self.hides_usage = bool(self._asked)
-        if callable(self.options.post_parser):
+        parser = self.options.post_parser
+        if callable(parser) or getattr(self._client, "_middleware", None):
             self.options = copy.copy(self.options)
-            self.options.post_parser = self._observe_before(self.options.post_parser)
+            self.options.post_parser = self._observe_before(parser)
         self._change(changes)
         self._unasked = self.options
         self._change(self._asked)
@@ -150,11 +151,12 @@ class OptionsExchange(Exchange):
         self.options = options
 
     def _observe_before(self, post_parser: Any) -> Any:
-        # A parser may refuse a reply that was paid for (cut off by its length, say).
+        # A parser may refuse a reply that was paid for (cut off by its length, say), and a middleware
+        # may throw it away and ask again.
         def observing(parsed: Any) -> Any:
             if self.open and not self._streaming:
                 self.session.tally.reply(parsed)
-            return post_parser(parsed)
+            return post_parser(parsed) if callable(post_parser) else parsed
 
         return observing
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..usage import TokenUsage
@@ -18,11 +18,17 @@ class MessagesTally(Tally):
     def __init__(self) -> None:
         super().__init__()
         self._seen: dict[str, int] = {}
-        self._compaction = (0, 0)
+        self._iterations: Sequence[Any] = ()
+        self._replies: dict[Any, TokenUsage] = {}
 
     def reply(self, payload: Any) -> None:
         self.reply_id = get(payload, "id")
+        self._seen, self._iterations = {}, ()
         super().reply(payload)
+        if self.usage is not None:
+            # A middleware of the client may send more than one request for a call.
+            self._replies[self.reply_id] = self.usage
+            self.usage = TokenUsage(*map(sum, zip(*self._replies.values())))
 
     def event(self, payload: Any) -> bool:
         # A piece of text and nothing else, as most events are.
@@ -72,30 +78,27 @@ class MessagesTally(Tally):
         if details is not None:
             seen["thinking_tokens"] = count_of(details, "thinking_tokens")
         iterations = get(usage, "iterations")
-        if iterations:
-            # The other kinds of iteration are already inside the top-level counts; compaction is not.
-            compactions = [item for item in iterations if get(item, "type") == "compaction"]
-            self._compaction = (
-                sum(_input(item) for item in compactions),
-                sum(count_of(item, "output_tokens") for item in compactions),
-            )
-        found = TokenUsage(
-            _input(seen) + self._compaction[0],
-            seen.get("output_tokens", 0) + self._compaction[1],
-            seen.get("cache_read_input_tokens", 0),
-            seen.get("cache_creation_input_tokens", 0),
-            seen.get("thinking_tokens", 0),
-        )
+        if isinstance(iterations, list):
+            self._iterations = iterations
+        given, made, read, written = _counts(seen)
+        if self._iterations:
+            # What is billed is the sum of all. The counts above them leave some out: compaction always.
+            beside = _sums([item for item in self._iterations if get(item, "type") == "compaction"])
+            whole = _sums(self._iterations)
+            given, made = max(given + beside[0], whole[0]), max(made + beside[1], whole[1])
+            read, written = max(read, whole[2]), max(written, whole[3])
+        found = TokenUsage(given, made, read, written, seen.get("thinking_tokens", 0))
         return found if found.total else None
 
 
-def _input(usage: Any) -> int:
-    """Return the whole prompt: Anthropic reports what came from or went into the cache apart."""
-    return (
-        count_of(usage, "input_tokens")
-        + count_of(usage, "cache_read_input_tokens")
-        + count_of(usage, "cache_creation_input_tokens")
-    )
+def _counts(usage: Any) -> tuple[int, int, int, int]:
+    """Return prompt, output, cache reads and writes: Anthropic reports what a cache had a part in apart."""
+    read, written = count_of(usage, "cache_read_input_tokens"), count_of(usage, "cache_creation_input_tokens")
+    return count_of(usage, "input_tokens") + read + written, count_of(usage, "output_tokens"), read, written
+
+
+def _sums(iterations: Sequence[Any]) -> list[int]:
+    return [sum(counts) for counts in zip((0, 0, 0, 0), *map(_counts, iterations))]
 
 
 class MessagesDialect(Dialect):
@@ -113,6 +116,10 @@ class MessagesDialect(Dialect):
         found = super().size(body, count)
         # The hidden system prompt that explains tools: 159 to 530 tokens in the published table.
         return Size(found.bound + 600, found.guess + 340) if body.get("tools") else found
+
+    def unbounded(self, body: Mapping[str, Any]) -> str | None:
+        # Models that may be asked one after the other, each with an output cap of its own.
+        return "'fallbacks'" if body.get("fallbacks") else super().unbounded(body)
 
     def least_output(self, body: Mapping[str, Any]) -> int:
         budget = get(body.get("thinking"), "budget_tokens")

@@ -18,9 +18,9 @@ class CohereTally(Tally):
     def reply(self, payload: Any) -> None:
         usage = self.usage_of(get(payload, "usage") or get(payload, "meta"))
         if usage is not None:
-            self.usage = usage
+            self.usage, self.characters = usage, 0
         else:
-            self.characters += self.generated(payload)
+            self.characters = self.generated(payload)
         self.done = True
 
     def event(self, payload: Any) -> bool:

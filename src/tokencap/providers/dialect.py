@@ -88,9 +88,9 @@ class Tally:
         """Read a whole reply."""
         usage = self.usage_of(get(payload, "usage"))
         if usage is not None:
-            self.usage = usage
+            self.usage, self.characters = usage, 0
         else:
-            self.characters += text_size(payload)
+            self.characters = text_size(payload)
         self.done = True
 
     def event(self, payload: Any) -> bool:

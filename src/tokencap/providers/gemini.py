@@ -22,7 +22,7 @@ class ContentTally(Tally):
     def reply(self, payload: Any) -> None:
         self._note(payload)
         if self.usage is None:
-            self.characters += text_size(payload)
+            self.characters = text_size(payload)
         self.done = True
 
     def event(self, payload: Any) -> bool:

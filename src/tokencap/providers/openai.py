@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ..policy import Provider
+from ..usage import TokenUsage
 from .dialect import Dialect, Endpoint, NotSeen, Tally, fields_of, get, stated
 from .measure import Size
 from .models import home_of
@@ -70,6 +71,12 @@ def _delta_size(choice: Any) -> int:
     return size
 
 
+def _sum(*usages: TokenUsage | None) -> TokenUsage | None:
+    """Return several reports as one; None when there is none."""
+    told = [usage for usage in usages if usage is not None]
+    return TokenUsage(*map(sum, zip(*told))) if told else None
+
+
 _UNFINISHED = ("queued", "in_progress", "requires_action", "cancelling")
 
 
@@ -92,6 +99,7 @@ class ResponsesTally(Tally):
             self.pending = True
             return
         super().reply(payload)
+        self.usage = _sum(self.usage, self._drawing(payload))
 
     def event(self, payload: Any) -> bool:
         # A piece of text and nothing else, as most events are.
@@ -105,7 +113,7 @@ class ResponsesTally(Tally):
         if kind in ("response.completed", "response.incomplete", "response.failed"):
             response = get(payload, "response")
             self.reply_id = get(response, "id") or self.reply_id
-            usage = self.usage_of(get(response, "usage"))
+            usage = _sum(self.usage_of(get(response, "usage")), self._drawing(response))
             if usage is not None:
                 self.usage, self.characters = usage, 0
             self.pending = False
@@ -119,6 +127,13 @@ class ResponsesTally(Tally):
             if isinstance(delta, str):
                 self.characters += len(delta)
         return False
+
+    def _drawing(self, response: Any) -> TokenUsage | None:
+        """Return the usage of the pictures the model had made, which is told beside its own."""
+        told = [get(get(response, "tool_usage"), "image_gen")]
+        output = get(response, "output")
+        told += [get(item, "svg_usage") for item in output] if isinstance(output, list) else []
+        return _sum(*map(self.usage_of, told))
 
 
 class RunTally(ResponsesTally):
@@ -139,6 +154,10 @@ class RunTally(ResponsesTally):
 
 class MediaTally(Tally):
     """Usage of images and audio: in the reply, or in the last event of a stream."""
+
+    def reply(self, payload: Any) -> None:
+        super().reply(payload)
+        self.usage = _sum(self.usage, self.usage_of(get(payload, "svg_usage")))
 
     def event(self, payload: Any) -> bool:
         payload, kind = _typed(payload)
