@@ -153,7 +153,7 @@ def period_of(names: Group) -> int:
 
 
 def seconds_of(moment: Moment, now: float, name: str) -> float | None:
-    """Return a time in seconds since the epoch, in the years that exist. A `datetime` without a zone is local."""
+    """Return seconds since the epoch, of a year there is. A `datetime` without a zone is local time."""
     if moment is None:
         return None
     seconds = None
