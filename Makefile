@@ -50,8 +50,8 @@ lint: $(DEV)/.lint ## ruff check, ruff format --check, mypy --strict, pyright; a
 test-transparency: $(DEV)/.installed ## the SDKs' own test suites with their clients guarded (takes many minutes)
 	@$(DEV)/bin/python scripts/transparency.py $(ARGS)
 
-test-instrumentation: $(TRACED)/.installed ## spans of Logfire, Langfuse, OpenLLMetry and the SDKs beside a Guard
-	@$(TRACED)/bin/python -m pytest tests/instrumentation -p no:cacheprovider $(ARGS)
+test-instrumentation: $(TRACED)/.installed ## beside Logfire, Langfuse, OpenLLMetry and the SDKs' own spans; on trio
+	@$(TRACED)/bin/python -m pytest tests/instrumentation tests/test_trio.py -p no:cacheprovider $(ARGS)
 
 test-versions: $(DEV)/.installed ## the call matrix on every Python found, with the oldest and newest SDKs
 	@$(DEV)/bin/python scripts/versions.py $(ARGS)

@@ -494,6 +494,19 @@ def test_seconds_that_cannot_be_waited_are_refused(name: str, seconds: Any) -> N
         Guard(Policy.tracking(), **arguments)
 
 
+async def _hook(record: Any) -> None: ...
+
+
+@pytest.mark.parametrize("hook", [None, "print", _hook])
+def test_a_hook_that_cannot_be_called_is_refused(hook: Any) -> None:
+    guard = Guard(Policy.tracking(), backend=MemoryBackend())
+    with pytest.raises(ConfigurationError, match="a function that is not async"):
+        guard.on_call(hook)
+    guard.teardown()
+    with pytest.raises(ConfigurationError, match="closed by teardown"):
+        guard.on_call(print)
+
+
 def test_an_identifier_left_out_is_a_budget_of_ones_own() -> None:
     one, two = (Guard(two_dimensions(), {"tenant": "acme"}, MemoryBackend()) for _ in range(2))
     assert one.identifiers["tenant"] == two.identifiers["tenant"]

@@ -316,14 +316,16 @@ def _transport_class(library: Any) -> Any:
 
         def __init__(self, wire: Wire, number: int, reply: Reply) -> None:
             self.wire, self.number, self.reply = wire, number, reply
+            # Read on by whoever iterates next: the SDK drains a connection after the last event.
+            self.coming = self._chunks()
 
         def __iter__(self) -> Iterator[bytes]:
-            for chunk in self._chunks():
+            for chunk in self.coming:
                 time.sleep(self.reply.delay)
                 yield chunk
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            for chunk in self._chunks():
+            for chunk in self.coming:
                 await asyncio.sleep(self.reply.delay)
                 yield chunk
 

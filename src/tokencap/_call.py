@@ -5,7 +5,6 @@ The same session and the same pumps as a call caught in an SDK; only who observe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Union
@@ -29,7 +28,6 @@ __all__ = ["Call", "Prompt"]
 Prompt = Union[int, str, Mapping[str, Any], Sequence[Any]]
 """How large a prompt is, in tokens; or the prompt itself, or the whole request, to be estimated."""
 
-_CANCELLED = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
 _COUNTS = ("input_tokens", "prompt_tokens", "output_tokens", "completion_tokens", "total_tokens")
 
 
@@ -112,7 +110,7 @@ class Call:
     def _end(self, error: BaseException | None) -> Flow[None]:
         ending = Ending.OK
         if error is not None:
-            ending = Ending.CANCELLED if isinstance(error, _CANCELLED) else Ending.FAILED
+            ending = Ending.FAILED if isinstance(error, Exception) else Ending.CANCELLED
         if self._session.tally.usage is not None:
             return self._session.settle(ending)
         return self._session.release(ending, billed=not self._released)

@@ -8,10 +8,11 @@ task. A step names both ways of doing it; the flow does not know which is taken.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Generator
 from typing import Any, Callable, Generic, NamedTuple, TypeVar
 
-__all__ = ["Flow", "Ready", "Step", "arun", "run"]
+__all__ = ["Flow", "Ready", "Step", "arun", "aside", "run", "running_trio"]
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ async def arun(flow: Flow[T]) -> T:
                         cancelled = await _end_of(task) or cancelled
                         reply = task.result()
                     else:
-                        reply = await answer
+                        reply = await _shielded(answer)
             except BaseException as error:
                 step = flow.throw(error)
             else:
@@ -95,6 +96,35 @@ async def arun(flow: Flow[T]) -> T:
         if cancelled is not None:
             raise cancelled from error
         raise
+
+
+async def aside(step: Callable[[], T]) -> T:
+    """Perform a blocking step where no asyncio loop runs: in a thread of trio's, else here and now."""
+    trio = running_trio()
+    if trio is None:
+        return step()
+    result: T = await trio.to_thread.run_sync(step)
+    return result
+
+
+def running_trio() -> Any:
+    """Return the module trio if this is called in one of its tasks, else None."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return None
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return None
+    return trio
+
+
+async def _shielded(answer: Awaitable[T]) -> T:
+    trio = running_trio()
+    if trio is None:
+        return await answer
+    with trio.CancelScope(shield=True):
+        return await answer
 
 
 def _in_asyncio() -> bool:

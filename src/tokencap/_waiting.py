@@ -9,8 +9,11 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable
 
+from ._flow import running_trio
 from ._fork import ForkAware, survive_forks
 
 if TYPE_CHECKING:
@@ -42,8 +45,8 @@ class Ticket:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._future: asyncio.Future[None] | None = None
+        self._rouse: Callable[[], object] | None = None
+        """Ends the sleep of a task; callable from any thread."""
 
     def sleep(self, seconds: float) -> None:
         """Sleep until woken, for at most `seconds`."""
@@ -52,30 +55,36 @@ class Ticket:
 
     async def asleep(self, seconds: float) -> None:
         """Sleep until woken, for at most `seconds`, in a task."""
-        if not self._event.is_set():
-            self._loop = asyncio.get_running_loop()
-            self._future = self._loop.create_future()
-            handle = self._loop.call_later(seconds, self._resolve)
+        trio = running_trio()
+        if trio is not None:
+            woken = trio.Event()
+            self._rouse = partial(trio.lowlevel.current_trio_token().run_sync_soon, woken.set)
+            with trio.move_on_after(seconds):
+                if not self._event.is_set():
+                    await woken.wait()
+        elif not self._event.is_set():
+            loop = asyncio.get_running_loop()
+            future = loop.create_future()
+            self._rouse = lambda: loop.call_soon_threadsafe(_resolve, future)
+            handle = loop.call_later(seconds, _resolve, future)
             try:
                 if not self._event.is_set():
-                    await self._future
+                    await future
             finally:
                 handle.cancel()
-                self._future = None
         self._event.clear()
 
     def wake(self) -> None:
         """End the sleep; callable from any thread."""
         self._event.set()
-        if self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._resolve)
-            except RuntimeError:  # that loop is closed, and its sleeper with it
-                return
+        if self._rouse is not None:
+            with suppress(RuntimeError):  # that loop is closed, and its sleeper with it
+                self._rouse()
 
-    def _resolve(self) -> None:
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Queue(ForkAware):

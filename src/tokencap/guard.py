@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from ._plans import Plans
 from ._runtime import Runtime
 from ._scope import Scope, check_pairs
 from ._tree import child_of, child_policy
+from .backends.aio import Threads
 from .backends.protocol import Backend
 from .backends.sqlite import SQLiteBackend
 from .budget import BudgetKey
@@ -328,7 +330,13 @@ class Guard:
         return BudgetKey(dimension, identifier)
 
     def on_call(self, hook: CallHook) -> None:
-        """Have `hook(record)` called with the `CallRecord` of every call that has ended."""
+        """Have `hook(record)` called with the `CallRecord` of every call that has ended.
+
+        It runs in the thread or event loop that ends the call; what it raises is logged.
+        """
+        self._check_open()
+        if not callable(hook) or inspect.iscoroutinefunction(hook):
+            raise ConfigurationError(f"on_call was given {hook!r}; it takes a function that is not async")
         self.runtime.hooks.append(hook)
 
     def teardown(self) -> None:
@@ -370,7 +378,12 @@ class Guard:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.teardown()
+        # Open calls are settled and webhooks delivered, which may take seconds that an event loop has not.
+        threads = Threads(1)
+        try:
+            await threads.run(self.teardown)
+        finally:
+            threads.close()
 
     def startup_lines(self) -> list[str]:
         """Return what is printed when a session starts: one line a dimension."""

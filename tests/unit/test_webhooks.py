@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import logging
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import Any, Callable, Optional
 
 import pytest
-from calls import block, policy, python, spend, warn, webhook
+from calls import aspend, block, policy, python, spend, warn, webhook
 
 from tokencap import Action, BudgetExceededError, ConfigurationError, Guard, _delivery, _webhooks
 from tokencap._delivery import signed
@@ -150,6 +151,31 @@ def test_leaving_the_guard_delivers_what_is_queued(receiver: Receiver) -> None:
         spend(guard, 800)
     assert len(receiver.posts) == 21
     assert not any(thread.name == "tokencap-webhooks" for thread in threading.enumerate())
+
+
+def test_leaving_the_guard_of_an_event_loop_does_not_block_it(receiver: Receiver) -> None:
+    def slowly(handler: Any) -> None:
+        time.sleep(0.5)
+        Receiver.accept(handler)
+
+    receiver.answer = slowly
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0.005)
+            turns += 1
+
+    async def main() -> None:
+        turning = asyncio.ensure_future(turn())
+        async with guard_on(receiver.url) as guard:
+            await aspend(guard, 800)
+        turning.cancel()
+
+    asyncio.run(main())
+    assert len(receiver.posts) == 1
+    assert turns > 10
 
 
 EXITING = """
@@ -354,6 +380,14 @@ def failing(codes: list[int], **headers: str) -> Callable[[Any], None]:
     return answer
 
 
+def wait_for_failures(webhooks: Webhooks, count: int) -> None:
+    """Wait until so many deliveries have failed and are to be tried again."""
+    deadline = time.monotonic() + 5
+    while len(webhooks._later) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(webhooks._later) == count
+
+
 @pytest.mark.parametrize("code", [408, 429, 500, 503])
 def test_a_receiver_with_troubles_of_its_own_is_asked_again(
     receiver: Receiver, code: int, monkeypatch: pytest.MonkeyPatch
@@ -405,9 +439,7 @@ def test_the_pauses_grow_and_heed_what_the_receiver_asks_for(
     webhooks = Webhooks()
     with caplog.at_level(logging.INFO, "tokencap.webhooks"):
         webhooks.post(receiver.url, {})
-        deadline = time.monotonic() + 5
-        while not webhooks._later and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_for_failures(webhooks, 1)
         assert 70 < webhooks._later[0].due - time.monotonic() <= 77
     assert "again in 77 s" in caplog.text
     webhooks.flush()
@@ -418,7 +450,7 @@ def test_what_waits_for_another_try_is_tried_a_last_time_by_a_flush(receiver: Re
     receiver.answer = failing([503])
     webhooks = Webhooks()
     webhooks.post(receiver.url, {})
-    receiver.wait_for(1)
+    wait_for_failures(webhooks, 1)
     webhooks.flush()
     assert len(receiver.posts) == 2
     assert not webhooks._later
@@ -429,7 +461,7 @@ def test_one_receiver_that_is_down_does_not_hold_up_another(receiver: Receiver) 
     other.answer = failing([500] * 9)
     webhooks = Webhooks()
     webhooks.post(other.url, {})
-    other.wait_for(1)
+    wait_for_failures(webhooks, 1)
     webhooks.post(receiver.url, {})
     receiver.wait_for(1)
     webhooks._later.clear()
@@ -446,9 +478,7 @@ def test_what_waits_for_another_try_takes_room_in_the_queue(
     for number in (1, 2):
         webhooks.post(receiver.url, {})
         receiver.wait_for(number)
-    deadline = time.monotonic() + 5
-    while len(webhooks._later) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for_failures(webhooks, 2)
     webhooks.post(receiver.url, {})
     assert webhooks.dropped == 1
     webhooks._later.clear()

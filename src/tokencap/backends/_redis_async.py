@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._flow import aside
 from ..errors import BackendError
 from . import _redis_topology as topology
 from ._redis_cluster import AsyncClusterLink
@@ -67,7 +67,7 @@ class AsyncRedisBackend:
         """As `Backend.reserve`; raises ValueError when a key appears twice."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.reserve(id, holds, charge, lease, about))
+            return await aside(lambda: self._backend.reserve(id, holds, charge, lease, about))
         return await self._run(loop, self._verbs.reserve(id, holds, charge, lease, about))
 
     async def settle(
@@ -76,28 +76,28 @@ class AsyncRedisBackend:
         """As `Backend.settle`."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.settle(reservation, tokens, marks, entry))
+            return await aside(lambda: self._backend.settle(reservation, tokens, marks, entry))
         return await self._run(loop, self._verbs.settle(reservation, tokens, marks, entry))
 
     async def record(self, entries: Sequence[Entry]) -> None:
         """As `LedgerBackend.record`."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.record(entries))
+            return await aside(lambda: self._backend.record(entries))
         return await self._run(loop, self._verbs.record(entries))
 
     async def pass_marks(self, marks: Sequence[Mark]) -> tuple[Mark, ...]:
         """As `Backend.pass_marks`."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.pass_marks(marks))
+            return await aside(lambda: self._backend.pass_marks(marks))
         return await self._run(loop, self._verbs.pass_marks(marks))
 
     async def get_states(self, keys: Sequence[Question]) -> tuple[BudgetState, ...]:
         """As `Backend.get_states`."""
         loop = _running_loop()
         if loop is None:
-            return await _elsewhere(lambda: self._backend.get_states(keys))
+            return await aside(lambda: self._backend.get_states(keys))
         return await self._run(loop, self._verbs.get_states(keys))
 
     async def aclose(self) -> None:
@@ -203,12 +203,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-async def _elsewhere(step: Callable[[], T]) -> T:
-    """Perform a blocking step for a loop that is not asyncio's: in trio's threads, else here and now."""
-    trio = sys.modules.get("trio")
-    if trio is None:
-        return step()
-    result: T = await trio.to_thread.run_sync(step)
-    return result

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from .._flow import Ready
+from .._flow import Ready, aside
 
 if TYPE_CHECKING:
     from .._entry import Entry
@@ -38,11 +38,11 @@ class Threads:
         self._pid = 0
 
     async def run(self, step: Callable[[], T]) -> T:
-        """Perform `step` off the event loop; here and now where no asyncio loop is running."""
+        """Perform `step` off the event loop; here and now where no loop is running."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return step()
+            return await aside(step)
         # The shield leaves a started or queued step alone when the waiting task is cancelled.
         return await asyncio.shield(loop.run_in_executor(self._executor(), step))
 

@@ -5,7 +5,6 @@ It knows how a request is tied to a session, and how an error on the way back is
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -100,10 +99,10 @@ class Exchange:
                 tally.reply(body)
         if tally.done:
             yield from self.session.settle()
-        elif isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)):
-            yield from self.session.release(Ending.CANCELLED, billed=True)
-        else:
+        elif isinstance(error, Exception):
             yield from self.session.release(Ending.FAILED, billed=_may_be_billed(error))
+        else:
+            yield from self.session.release(Ending.CANCELLED, billed=True)
 
     def drop(self) -> None:
         """Settle soon, in another thread. Safe in a finalizer."""
@@ -119,8 +118,9 @@ _untraced = nullcontext()
 
 def ending_of(error: BaseException | None) -> Ending:
     """Return how a reply ended that was left while `error` was on its way; None: simply left."""
-    cancelled = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt))
-    return Ending.CANCELLED if cancelled else Ending.CUT
+    if error is None or isinstance(error, (Exception, GeneratorExit)):
+        return Ending.CUT
+    return Ending.CANCELLED
 
 
 _NEVER_SENT = frozenset(
