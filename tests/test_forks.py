@@ -24,18 +24,18 @@ pytestmark = [
 
 
 def hook() -> None:
-    with mistral._hooking:
+    with mistral._hooking.lock:
         pass
 
 
 BUSY: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "making a Guard": (lambda: _default._process.lock, tokencap.teardown),
     "counting a prompt": (
-        lambda: tokenizer._tables.lock,
+        lambda: tokenizer._tables.mutex.lock,
         lambda: tokenizer.count_text(Provider.OPENAI, "gpt-4o", os.urandom(8).hex()),
     ),
-    "noting what passes": (lambda: passing._lock, passing.passed),
-    "hooking an SDK": (lambda: mistral._hooking, hook),
+    "noting what passes": (lambda: passing._mutex.lock, passing.passed),
+    "hooking an SDK": (lambda: mistral._hooking.lock, hook),
 }
 
 

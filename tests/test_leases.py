@@ -177,8 +177,6 @@ def test_a_child_does_not_queue_behind_a_thread_of_its_parent_that_waits(
 
         def child() -> None:
             assert not guard.runtime.queue.waiting
-            with guard.runtime.queue._lock:
-                pass
 
         join(fork(child))
         other.set_limit("session", 10_000)

@@ -61,9 +61,11 @@ def survive_forks(one: ForkAware) -> None:
 
 
 class Mutex(ForkAware):
-    """A lock that is open in a forked child, whichever other thread of its parent held it.
+    """A `lock` that is open in a forked child, whichever other thread of its parent held it.
 
-    A fork waits at most `patience` seconds for whoever holds it.
+    A fork waits at most `patience` seconds for whoever holds it. To be held by `with mutex.lock`, which an
+    interrupt cannot leave locked, as it can whatever is written in Python; and by one thread more than once,
+    for a finalizer or a signal handler that makes a call in the middle of another's.
     """
 
     def __init__(self, patience: float = 0.0) -> None:
@@ -74,22 +76,16 @@ class Mutex(ForkAware):
 
     def before_fork(self) -> None:
         """See `ForkAware`."""
-        self._resting = self._patience > 0 and self._lock.acquire(timeout=self._patience)
+        self._resting = self._patience > 0 and self.lock.acquire(timeout=self._patience)
 
     def after_fork_in_parent(self) -> None:
         """See `ForkAware`."""
         if self._resting:
-            self._lock.release()
+            self.lock.release()
 
     def after_fork_in_child(self) -> None:
         """See `ForkAware`."""
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

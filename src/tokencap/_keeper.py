@@ -53,7 +53,7 @@ class Keeper(ForkAware):
         self._disowned: deque[tuple[float, Plan, str]] = deque(maxlen=_DISOWNED)
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
 
     def after_fork_in_child(self) -> None:
         """See `_fork`: the parent's calls are the parent's to end, and the thread stayed there."""

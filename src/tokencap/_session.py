@@ -104,6 +104,10 @@ class CallSession:
         runtime = self.runtime
         try:
             admission = yield from admit(self)
+            self.estimate, self.bound = admission.estimate, admission.bound
+            self._reservation = admission.reservation
+            self._held = max([hold.amount for hold in admission.reservation.holds], default=0)
+            self._open.append(os.getpid())
         except BackendError as error:
             if runtime.on_backend_error == "block" and self.plan.enforces:
                 runtime.keeper.disown(self.plan, self.id)
@@ -119,10 +123,6 @@ class CallSession:
                 # Interrupted, and maybe with a hold that was made.
                 runtime.keeper.disown(self.plan, self.id)
             raise
-        self.estimate, self.bound = admission.estimate, admission.bound
-        self._reservation = admission.reservation
-        self._held = max([hold.amount for hold in admission.reservation.holds], default=0)
-        self._open.append(os.getpid())
         runtime.keeper.watch(self)
         if runtime.wait:
             enter(self)
@@ -198,21 +198,22 @@ class CallSession:
         reservation = self._reservation
         assert reservation is not None
         marks = self.plan.marks if tokens else ()
-        runtime.learned.learn(self, self._held)
-        runtime.branch.spend(tokens)
-        # What would have been warned is known only once it is settled.
-        if not self.plan.observes and runtime.observed:
-            runtime.note(self._record(ending, tokens))
-        entry = self._entry(ending, tokens) if runtime.ledger else None
+        entry: Entry | None = None
         try:
+            entry = self._entry(ending, tokens) if runtime.ledger else None
+            runtime.learned.learn(self, self._held)
+            runtime.branch.spend(tokens)
+            # What would have been warned is known only once it is settled.
+            if not self.plan.observes and runtime.observed:
+                runtime.note(self._record(ending, tokens))
             settlement: Settlement = yield runtime.settle(reservation, tokens, marks, entry)
             if self.plan.observes:
                 passed(self, settlement.states, tokens)
         except BaseException as error:
             store_failed = isinstance(error, BackendError)
             if store_failed or not isinstance(error, Exception):
-                # The reply was paid for, also when what interrupts is the end of an event loop: the
-                # settlement is kept and tried again.
+                # The reply was paid for, also when what interrupts is the end of an event loop, or a hook
+                # that exits: the settlement is kept and tried again.
                 runtime.keeper.keep(self.plan, reservation, tokens, marks, entry)
             if not store_failed:
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from threading import Lock
+from threading import RLock
 
 from ._fork import ForkAware, survive_forks
 from ._scope import check_pairs
@@ -48,7 +48,8 @@ class Branch(ForkAware):
         self._ways: list[list[_Node]] = [[self._own]]
         if parent is None:
             self._root = self
-            self._lock = Lock()
+            # A finalizer or a signal handler may make a call in the middle of another's.
+            self._lock = RLock()
             survive_forks(self)
             return
         self._root = parent._root
@@ -59,7 +60,7 @@ class Branch(ForkAware):
 
     def after_fork_in_child(self) -> None:
         """See `_fork`."""
-        self._lock = Lock()
+        self._lock = RLock()
 
     def close(self) -> None:
         """Note that this Guard was closed."""

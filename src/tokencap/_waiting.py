@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from ._flow import running_trio
 from ._fork import ForkAware, survive_forks
@@ -44,39 +44,44 @@ class Ticket:
     """A place in the queue, and a way to sleep on it in a thread or a task."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        # A bare lock, open when somebody has woken us. Of an Event, `set` would wait for its own thread where
+        # a signal or the garbage collector has it call `set` in the middle of another `set`.
+        self._gate = threading.Lock()
+        self._gate.acquire()
         self._rouse: Callable[[], object] | None = None
         """Ends the sleep of a task; callable from any thread."""
 
     def sleep(self, seconds: float) -> None:
         """Sleep until woken, for at most `seconds`."""
-        self._event.wait(seconds)
-        self._event.clear()
+        self._gate.acquire(timeout=seconds)
 
     async def asleep(self, seconds: float) -> None:
         """Sleep until woken, for at most `seconds`, in a task."""
+        if self._gate.acquire(blocking=False):
+            return
         trio = running_trio()
         if trio is not None:
             woken = trio.Event()
             self._rouse = partial(trio.lowlevel.current_trio_token().run_sync_soon, woken.set)
             with trio.move_on_after(seconds):
-                if not self._event.is_set():
+                if self._gate.locked():
                     await woken.wait()
-        elif not self._event.is_set():
+        else:
             loop = asyncio.get_running_loop()
             future = loop.create_future()
             self._rouse = lambda: loop.call_soon_threadsafe(_resolve, future)
             handle = loop.call_later(seconds, _resolve, future)
             try:
-                if not self._event.is_set():
+                if self._gate.locked():
                     await future
             finally:
                 handle.cancel()
-        self._event.clear()
+        self._gate.acquire(blocking=False)
 
     def wake(self) -> None:
         """End the sleep; callable from any thread."""
-        self._event.set()
+        with suppress(RuntimeError):  # open already
+            self._gate.release()
         if self._rouse is not None:
             with suppress(RuntimeError):  # that loop is closed, and its sleeper with it
                 self._rouse()
@@ -88,7 +93,11 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 class Queue(ForkAware):
-    """The calls of one Guard that wait, first come, first served."""
+    """The calls of one Guard that wait, first come, first served.
+
+    Without a lock, so that a call made by a signal handler or a finalizer can wait in the middle of another's
+    waiting: what is done to the deque is done at once.
+    """
 
     def __init__(self) -> None:
         self.after_fork_in_child()
@@ -96,20 +105,17 @@ class Queue(ForkAware):
 
     def after_fork_in_child(self) -> None:
         """See `_fork`: those who wait do so in the parent."""
-        self._lock = threading.Lock()
         self._tickets: deque[Ticket] = deque()
 
     def join(self) -> Ticket:
         """Take the last place."""
         ticket = Ticket()
-        with self._lock:
-            self._tickets.append(ticket)
+        self._tickets.append(ticket)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Give a place up, and let the next one try."""
-        with self._lock:
-            self._tickets.remove(ticket)
+        self._tickets.remove(ticket)
         self.wake()
 
     def is_first(self, ticket: Ticket) -> bool:
@@ -123,8 +129,8 @@ class Queue(ForkAware):
 
     def wake(self) -> None:
         """Let the first one try again. Costs nothing when nobody waits."""
-        if self._tickets:
-            with self._lock:
-                first: Any = self._tickets[0] if self._tickets else None
-            if first is not None:
-                first.wake()
+        try:
+            first = self._tickets[0]
+        except IndexError:
+            return
+        first.wake()

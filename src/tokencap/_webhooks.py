@@ -139,7 +139,7 @@ class Webhooks(ForkAware):
             self._wake.notify_all()
 
     def _tls(self) -> ssl.SSLContext:
-        with self._preparing:
+        with self._preparing.lock:
             if self._context is None:
                 self._context = tls()
             return self._context

@@ -214,11 +214,10 @@ class SQLiteBackend(ForkAware):
         while True:
             if not patient and (self._inside or self._books is None or self._synchronous == "FULL"):
                 raise WouldWaitError
-            lock = self._lock
-            if not lock.acquire(patient):
-                raise WouldWaitError
             try:
-                try:
+                # Nothing but `with` takes a lock so that an interrupt cannot leave it taken; and nobody is
+                # inside who would have to be waited for.
+                with self._lock:
                     if self._inside:
                         # A finalizer, run by a garbage collection in the middle of another verb.
                         raise BackendError(
@@ -239,8 +238,6 @@ class SQLiteBackend(ForkAware):
                         raise
                     finally:
                         self._inside = False
-                finally:
-                    lock.release()
             except (sqlite3.Error, OSError, FileBusyError, UnusableFileError) as error:
                 attempts += 1
                 deadline = deadline or time.monotonic() + self.timeout

@@ -56,7 +56,7 @@ class _Mistral(Family):
     def hook(self, client: Any, owner: Owner) -> None:
         vars(client.sdk_configuration)[_OWNER] = owner
         base = next(base for base in type(client).__mro__ if base.__name__ == "BaseSDK")
-        with _hooking:
+        with _hooking.lock:
             if not hasattr(base.do_request, _OWNER):  # type: ignore[attr-defined]
                 base.do_request = _sync(base.do_request)  # type: ignore[attr-defined]
                 base.do_request_async = _async(base.do_request_async)  # type: ignore[attr-defined]

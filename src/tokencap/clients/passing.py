@@ -11,7 +11,7 @@ from ..providers.coverage import CoverageStatus, Place, place_of
 __all__ = ["listen", "note_passing", "passed"]
 
 _MOST = 1_000
-_lock = Mutex()
+_mutex = Mutex()
 _passed: dict[Place, int] = {}
 _listeners: list[Callable[[Place], None]] = []
 
@@ -22,7 +22,7 @@ def note_passing(provider: Provider, method: str, path: str) -> None:
         return
     place = place_of(provider, path)
     if place.status in (CoverageStatus.NOT_SEEN, CoverageStatus.UNKNOWN):
-        with _lock:
+        with _mutex.lock:
             if place in _passed or len(_passed) < _MOST:
                 _passed[place] = _passed.get(place, 0) + 1
         for listener in _listeners:
@@ -36,5 +36,5 @@ def listen(listener: Callable[[Place], None]) -> None:
 
 def passed() -> dict[Place, int]:
     """Return how many requests went to each such place."""
-    with _lock:
+    with _mutex.lock:
         return dict(_passed)

@@ -38,7 +38,7 @@ class _Tables(ForkAware):
         self.encodings: dict[str, Any] = {}
         """By name; None while a table is loaded, and for good where it cannot be."""
         self.counts: OrderedDict[tuple[str, int, int], int] = OrderedDict()
-        self.lock = Mutex()
+        self.mutex = Mutex()
         # A child would wait for ever for a module that a thread of its parent was importing.
         self._importing = Mutex(patience=_IMPORT_SECONDS)
         survive_forks(self)
@@ -50,7 +50,7 @@ class _Tables(ForkAware):
     def load(self, name: str) -> None:
         """Load a table, which may take for ever."""
         try:
-            with self._importing:
+            with self._importing.lock:
                 import tiktoken
 
                 tiktoken.list_encoding_names()  # which imports where they are said
@@ -77,7 +77,7 @@ def count_text(provider: Provider, model: str, text: str) -> int:
     count = _tables.counts.get(key)
     if count is None:
         count = _count(encoding, text)
-        with _tables.lock:
+        with _tables.mutex.lock:
             _tables.counts[key] = count
             while len(_tables.counts) > _REMEMBERED:
                 _tables.counts.popitem(last=False)
@@ -107,7 +107,7 @@ def _by_kind(text: str) -> int:
 def _encoding(model: str) -> Any:
     name = _name(model)
     if name not in _tables.encodings:
-        with _tables.lock:
+        with _tables.mutex.lock:
             if name not in _tables.encodings:
                 _tables.encodings[name] = None
                 try:
