@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -99,6 +100,10 @@ def used() -> int:
     return tokencap.get_status().dimensions["session"].used
 
 
+def reserved() -> int:
+    return tokencap.get_status().dimensions["session"].reserved
+
+
 MESSAGES = {"model": "claude-sonnet-4-5", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
 RESPONSES = {"model": "gpt-5", "input": "hi"}
@@ -131,28 +136,82 @@ def test_what_its_handlers_post_is_counted_whichever_comes_first(
 
 
 @pytest.mark.usefixtures("package")
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
-def test_a_stream_is_counted_when_its_usage_passes(path: str, loopback: LoopbackProvider) -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_a_stream_is_counted_when_its_last_event_passes(path: str, loopback: LoopbackProvider) -> None:
+    """Also for a reader who stops where the reason to stop is told, before the usage or the end of it."""
+    last = re.compile('"type": ?"(?:message_delta|response.completed)"|"finish_reason": ?"stop"')
+    asked = {**PATHS[path], "stream": True, "stream_options": {"include_usage": True}}
     tokencap.patch()
     sync = handlers().HTTPHandler()
-    response = sync.post(loopback.url + path, json={**PATHS[path], "stream": True}, stream=True)
-    lines = []
-    for line in response.iter_lines():
-        lines.append(line)
-        if "message_stop" in line or "response.completed" in line:
-            break
-    assert (used(), len(lines) > 5) == (loopback.tokens, True)
+    response = sync.post(loopback.url + path, json=asked, stream=True)
+    assert any(last.search(line) for line in response.iter_lines())
+    assert (used(), reserved()) == (loopback.tokens, 0)
     response.close()
 
     async def read() -> None:
         handler = handlers().AsyncHTTPHandler()
-        reply = await handler.post(loopback.url + path, json={**PATHS[path], "stream": True}, stream=True)
-        assert [line async for line in reply.aiter_lines()]
+        reply = await handler.post(loopback.url + path, json=asked, stream=True)
+        async for line in reply.aiter_lines():
+            if last.search(line):
+                break
+        assert (used(), reserved()) == (loopback.tokens, 0)
+        await reply.aclose()
         await handler.client.aclose()
 
     asyncio.run(read())
     sync.client.close()
-    assert used() == loopback.tokens
+    assert used() == loopback.tokens > 0
+
+
+def served(*chunks: bytes, broken: bool = False) -> Any:
+    """A handler whose provider streams these pieces, and maybe loses the connection after them."""
+
+    class Body(HTTP.SyncByteStream):  # type: ignore[misc,name-defined]
+        def __iter__(self) -> Iterator[bytes]:
+            yield from chunks
+            if broken:
+                raise HTTP.ReadError("lost")
+
+    events = {"content-type": "text/event-stream"}
+    sync = handlers().HTTPHandler()
+    sync.client.close()
+    sync.client = HTTP.Client(
+        transport=HTTP.MockTransport(lambda request: HTTP.Response(200, headers=events, stream=Body()))
+    )
+    return sync
+
+
+FINISH = b'data: {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}\n\n'
+USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 8, "completion_tokens": 1}}'
+
+
+@pytest.mark.usefixtures("package")
+def test_a_stream_that_says_that_nothing_follows_is_settled_there() -> None:
+    tokencap.patch()
+    response = served(FINISH, b"data: [DONE]\n\n").post("http://x/chat/completions", json=CHAT, stream=True)
+    lines = response.iter_lines()
+    assert "stop" in next(lines)
+    assert (used() > 0, reserved()) == (True, 0)
+    response.close()
+
+
+@pytest.mark.usefixtures("package")
+def test_a_last_event_without_an_end_of_line_counts() -> None:
+    tokencap.patch()
+    response = served(FINISH, USAGE).post("http://x/chat/completions", json=CHAT, stream=True)
+    assert "".join(response.iter_text()) == (FINISH + USAGE).decode()
+    assert (used(), reserved()) == (9, 0)
+
+
+@pytest.mark.usefixtures("package")
+def test_what_had_come_when_the_connection_was_lost_reaches_the_reader() -> None:
+    tokencap.patch()
+    response = served(FINISH, broken=True).post("http://x/chat/completions", json=CHAT, stream=True)
+    read: list[str] = []
+    with pytest.raises(HTTP.ReadError, match="lost"):
+        read.extend(response.iter_text())
+    assert "".join(read) == FINISH.decode()
+    assert reserved() == 0
 
 
 @pytest.mark.usefixtures("package")

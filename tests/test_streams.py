@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,23 @@ import pytest
 from needs import since
 from tokencap.backends.sqlite import SQLiteBackend
 from tokencap.clients import bodies, counting, options
-from wire import Books, Missing, Wire, at, done, drive, each, entered, listed, plain, reply_events, sse, step
+from wire import (
+    Books,
+    Missing,
+    Wire,
+    at,
+    done,
+    drive,
+    each,
+    entered,
+    http_library,
+    listed,
+    plain,
+    reply_events,
+    reply_json,
+    sse,
+    step,
+)
 
 TOLD = "hello [[output=40]] [[chunks=8]]"
 
@@ -324,6 +341,50 @@ def test_a_cancelled_task_is_charged_what_was_delivered(dialect: Dialect, books:
     asyncio.run(run())
 
 
+def test_an_interruption_while_the_usage_is_awaited_reaches_a_consumer_who_stops_at_the_event_before(
+    dialect: Dialect, is_async: bool, books: Books, wire: Wire
+) -> None:
+    last = re.compile(rb'"finish_reason": ?"|"type": ?"(message_delta|response.output_item.done)"')
+    library = http_library(dialect.sdk)
+
+    class Body(library.SyncByteStream, library.AsyncByteStream):  # type: ignore[misc,name-defined]
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __iter__(self) -> Iterator[bytes]:
+            for chunk in self.inner:
+                yield chunk
+                if last.search(chunk):
+                    raise KeyboardInterrupt
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in self.inner:
+                yield chunk
+                if last.search(chunk):
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel()
+                    await asyncio.sleep(0)
+
+    def interrupt(response: Any) -> None:
+        response.stream = Body(response.stream)
+
+    async def ainterrupt(response: Any) -> None:
+        interrupt(response)
+
+    async def run() -> None:
+        client = client_of(books, wire, dialect, is_async)
+        client._client.event_hooks = {"response": [ainterrupt if is_async else interrupt]}
+        async with entered(await done(dialect.open(client))) as stream:
+            while kind_of(await step(stream)) != dialect.final:
+                pass
+
+    interruption = asyncio.CancelledError if is_async else KeyboardInterrupt
+    with pytest.raises(interruption):
+        drive(run(), is_async)
+    assert (books.reserved, len(books.calls), books.last.ending) == (0, 1, "cancelled")
+
+
 def test_a_stream_never_iterated_is_charged_its_prompt_when_it_is_dropped(
     dialect: Dialect, is_async: bool, books: Books, wire: Wire
 ) -> None:
@@ -611,6 +672,24 @@ def test_a_bad_request_for_another_reason_is_not_sent_again(
     assert (len(wire.requests), books.used, books.reserved) == (1, 0, 0)
 
 
+def test_a_bad_request_that_reads_like_a_refusal_of_usage_does_not_end_the_counting(
+    is_async: bool, books: Books, wire: Wire
+) -> None:
+    chat = DIALECTS["chat"]
+    error = {"message": "Unknown parameter: 'foo'.", "param": "foo", "code": "unknown_parameter"}
+
+    async def run() -> None:
+        client = client_of(books, wire, chat, is_async)
+        wire.answers["POST", ".*"] = lambda request: reply_json({"error": error}, status=400)
+        with pytest.raises(openai.BadRequestError, match="foo"):
+            await done(chat.open(client, extra_body={"foo": 1}))
+        wire.answers.clear()
+        await listed(await done(chat.open(client)))
+
+    drive(run(), is_async)
+    assert (books.used, books.reserved, books.last.estimated) == (wire.tokens, 0, False)
+
+
 def test_a_chunk_without_choices_and_without_usage_is_shown(books: Books, wire: Wire) -> None:
     """Azure's first chunk holds the verdict on the prompt."""
     head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
@@ -656,8 +735,6 @@ def test_a_guarded_stream_is_the_sdks_own_stream(
     dialect: Dialect, is_async: bool, books: Books, wire: Wire
 ) -> None:
     sdk = {"anthropic": anthropic, "openai": openai}[dialect.sdk]
-    if sdk is anthropic:
-        since(anthropic, 1, "takes no instance of a subclass for an instance of its streams")
     cls = sdk.AsyncStream if is_async else sdk.Stream
 
     async def run(client: Any) -> Any:

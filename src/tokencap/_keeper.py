@@ -46,7 +46,7 @@ class Keeper(ForkAware):
         survive_forks(self)
 
     def _begin(self) -> None:
-        self._live: dict[str, CallSession] = {}
+        self.live: dict[str, CallSession] = {}
         self._dropped: deque[CallSession] = deque()
         self._kept: deque[tuple[Plan, Reservation, int, tuple[Mark, ...], Entry | None]] = deque()
         self._ever_kept = 0
@@ -61,13 +61,13 @@ class Keeper(ForkAware):
 
     def watch(self, session: CallSession) -> None:
         """Renew this call's lease until it is forgotten."""
-        self._live[session.id] = session
+        self.live[session.id] = session
         if self._thread is None:
             self._start()
 
     def forget(self, session: CallSession) -> None:
         """Stop: the call has ended."""
-        self._live.pop(session.id, None)
+        self.live.pop(session.id, None)
 
     def note_expired(self, states: Sequence[BudgetState]) -> None:
         """Say that calls were charged because their process died: nobody else is left to."""
@@ -165,7 +165,7 @@ class Keeper(ForkAware):
         """End the calls of a child that are still open, at what is known of them."""
         from ._session import Ending
 
-        for session in list(self._live.values()):
+        for session in list(self.live.values()):
             if runtime in session.runtime.lineage():
                 run(session.settle(Ending.CUT, final=True))
 
@@ -179,7 +179,7 @@ class Keeper(ForkAware):
         from ._session import Ending
 
         kept_before = self._ever_kept
-        for session in list(self._live.values()):
+        for session in list(self.live.values()):
             ending = session.settle(Ending.CUT, final=True)
             # A store that has just failed is not waited for again and again.
             if self._ever_kept > kept_before:
@@ -196,10 +196,10 @@ class Keeper(ForkAware):
             )
 
     def _renew(self) -> None:
-        if not self._live:
+        if not self.live:
             return
-        for lost in self._runtime.backend.renew(list(self._live), self._runtime.lease):
-            if lost in self._live:  # else it was settled meanwhile
+        for lost in self._runtime.backend.renew(list(self.live), self._runtime.lease):
+            if lost in self.live:  # else it was settled meanwhile
                 self._runtime.warn_once(
                     f"reservation {lost} was no longer held; the call goes on and is settled in full"
                 )

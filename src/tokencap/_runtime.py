@@ -105,6 +105,15 @@ class Runtime:
                 return owner
         return self
 
+    def ticket(self, names: Sequence[str]) -> CallSession | None:
+        """Return the call that is still open and whose reply was a ticket of one of these names."""
+        found = next((self.pending[name] for name in names if name in self.pending), None)
+        if found is not None:
+            return found
+        # Its own stream may have been left, and be neither closed nor collected.
+        calls = [call for call in list(self.keeper.live.values()) if call.tally.pending]
+        return next((call for call in calls if call.tally.reply_id in names), None)
+
     def reserve(self, id: str, holds: Sequence[Hold], charge: int, about: str = "") -> Step:
         """Return the step that is `Backend.reserve`; it is answered with a `Grant`."""
         args = (id, holds, charge, self.lease, about) if about else (id, holds, charge, self.lease)

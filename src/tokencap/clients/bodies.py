@@ -29,11 +29,16 @@ def observe_read_body(exchange: Exchange, response: Any) -> None:
     _observe(exchange, response.headers, response.content)
 
 
-def watch_body(exchange: Exchange, response: Any, is_async: bool, live: bool = False) -> None:
-    """Follow the body of a response that is still to be read. One that was read already is left alone."""
-    if not response.is_closed:
-        stream_type: Any = type(response.stream)
-        response.stream = _watched_class(stream_type)(exchange, response, is_async, live)
+def watch_body(exchange: Exchange, response: Any, is_async: bool, live: bool = False) -> bool:
+    """Follow the body of a response that is still to be read; return whether its events are read from it.
+
+    One that was read already is left alone.
+    """
+    if response.is_closed:
+        return False
+    stream_type: Any = type(response.stream)
+    response.stream = body = _watched_class(stream_type)(exchange, response, is_async, live)
+    return isinstance(body.reader, EventReader)
 
 
 @lru_cache(maxsize=32)
@@ -62,7 +67,7 @@ class _Watched:
         self._unshown = b""
         streamed = live and _STREAMED.search(self._headers.get("content-type", ""))
         # A compressed one is read when it is complete, like any other.
-        self._reader = EventReader() if streamed and not self._headers.get("content-encoding") else None
+        self.reader = EventReader() if streamed and not self._headers.get("content-encoding") else None
 
     def __getattr__(self, name: str) -> Any:
         # What the HTTP library puts there (`elapsed`).
@@ -73,11 +78,16 @@ class _Watched:
             yield from self._inner
             self._whole = True
             return
-        for chunk in self._inner:
-            if self._keep(chunk):
-                run(self._exchange.settle())
-            yield self._shown(chunk)
-        self._whole = True
+        try:
+            for chunk in self._inner:
+                if self._keep(chunk):
+                    run(self._exchange.settle())
+                yield self._shown(chunk)
+            self._whole = True
+        except Exception:
+            if self._unshown:
+                yield self._unshown
+            raise
         if self._unshown:
             yield self._unshown
 
@@ -94,6 +104,10 @@ class _Watched:
             self._whole = True
             if self._unshown:
                 yield self._unshown
+        except Exception:
+            if self._unshown:
+                yield self._unshown
+            raise
         finally:
             # In the task that reads: left to the collector, it would be closed in another.
             close = getattr(chunks, "aclose", None)
@@ -122,12 +136,12 @@ class _Watched:
         """Note a piece of the body; return whether all that will be reported has been."""
         if self._exchange.observed:
             return False
-        if self._reader is not None:
+        if self.reader is not None:
             tally = self._exchange.session.tally
-            for payload in self._reader.feed(chunk):
+            for payload in self.reader.feed(chunk):
                 tally.event(payload)
-            self._whole = self._whole or self._reader.ended
-            return tally.done
+            self._whole = self._whole or self.reader.ended
+            return tally.done or self.reader.ended
         if self._size < _MOST_KEPT:
             self._kept.append(chunk)
             self._size += len(chunk)
@@ -136,6 +150,12 @@ class _Watched:
     def _shown(self, chunk: bytes) -> bytes:
         """Return what the caller reads: the bytes as they would have come had we not asked for usage."""
         exchange = self._exchange
+        if self.reader is not None:
+            received, self._unshown = self._unshown + chunk, b""
+            if exchange.session.tally.awaited and exchange.open:
+                # The usage, or that it was the last, comes right after, and many readers stop here.
+                self._unshown, received = received, b""
+            return received
         if not exchange.hides_usage or exchange.observed or self._headers.get("content-encoding"):
             return chunk
         received = self._unshown + chunk
@@ -150,14 +170,17 @@ class _Watched:
             return False
         if self._exchange.observed:
             return not self._exchange.pulling
-        if self._reader is None:
+        if self.reader is None:
             _observe(self._exchange, self._headers, self._decoded())
+        else:
+            for payload in self.reader.flush():
+                self._exchange.session.tally.event(payload)
         return True
 
     def _ending(self) -> Ending | None:
         """Return how a body ends that is closed now; None when maybe by a finalizer, which must not wait."""
         error = sys.exc_info()[1]
-        if self._reader is not None and isinstance(error, GeneratorExit):
+        if self.reader is not None and isinstance(error, GeneratorExit):
             return None
         return Ending.OK if self._whole else ending_of(error)
 

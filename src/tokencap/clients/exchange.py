@@ -6,7 +6,6 @@ It knows how a request is tied to a session, and how an error on the way back is
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Callable
@@ -35,7 +34,7 @@ def session_of(
     """Return the session of a request to a row; None when it asks for a call that is none of ours."""
     if not endpoint.follows:
         return CallSession(runtime, provider, endpoint, body, exact)
-    begun = next((runtime.pending[part] for part in path.split("/") if part in runtime.pending), None)
+    begun = runtime.ticket(path.split("/"))
     return None if begun is None else FollowUp(begun, endpoint)
 
 
@@ -52,8 +51,6 @@ class Exchange:
         """True once the reply is read through the SDK's own models, and its bytes need no second look."""
         self.pulling = False
         """True while events are read: their reader ends the call, not the body that closes meanwhile."""
-        self._handled = id(sys.exc_info()[1])
-        """The error in whose handler the call is made: how that came about says nothing of this call."""
 
     def traced(self) -> AbstractContextManager[None]:
         """Return the span of the call, to be current while its request is made."""
@@ -103,7 +100,7 @@ class Exchange:
         if tally.done:
             yield from self.session.settle()
         elif isinstance(error, Exception):
-            yield from self.session.release(Ending.FAILED, billed=_may_be_billed(error, self._handled))
+            yield from self.session.release(Ending.FAILED, billed=_may_be_billed(error))
         else:
             yield from self.session.release(Ending.CANCELLED, billed=True)
 
@@ -130,15 +127,12 @@ _NEVER_SENT = frozenset(
     {
         "ConnectError",
         "ConnectTimeout",
+        "ClientConnectorError",
         "PoolTimeout",
         "UnsupportedProtocol",
         "ProxyError",
         "LocalProtocolError",
         "InvalidURL",
-        # Of aiohttp.
-        "ClientConnectorError",
-        "ClientHttpProxyError",
-        "ConnectionTimeoutError",
     }
 )
 _NETWORK = frozenset(
@@ -147,20 +141,16 @@ _NETWORK = frozenset(
         "APITimeoutError",
         "APIResponseValidationError",
         "JSONDecodeError",
-        # Of the HTTP libraries themselves: httpx, aiohttp (whose own time-out is Python's), requests.
+        # Of the HTTP libraries themselves: httpx, aiohttp, requests.
         "RequestError",
         "ClientError",
-        "TimeoutError",
         "RequestException",
     }
 )
 
 
-def _may_be_billed(error: BaseException, handled: int) -> bool:
-    """Return whether the provider may have worked for a call that ended in this error.
-
-    `handled` is the id of an error that was there before the call.
-    """
+def _may_be_billed(error: BaseException) -> bool:
+    """Return whether the provider may have worked for a call that ended in this error."""
     for name in ("status_code", "code"):
         status = getattr(error, name, None)
         if isinstance(status, int) and status >= 400:
@@ -169,16 +159,12 @@ def _may_be_billed(error: BaseException, handled: int) -> bool:
     if not names & _NETWORK:
         # Raised before anything was sent: a missing key, a body that is no JSON, a middleware.
         return False
-    sent = True
     cause: BaseException | None = error
-    while cause is not None and id(cause) != handled:
-        names = {cls.__name__ for cls in type(cause).__mro__}
-        sent = sent and not names & _NEVER_SENT
-        if type(cause).__module__.startswith("aiohttp"):
-            # Under the SDKs, any connection that it loses is handed on as one that was never made.
-            return not names & _NEVER_SENT
+    while cause is not None:
+        if type(cause).__name__ in _NEVER_SENT:
+            return False
         cause = cause.__cause__ or cause.__context__
-    return sent
+    return True
 
 
 def _paid_reply(error: BaseException) -> Any:

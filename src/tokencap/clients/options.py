@@ -166,11 +166,14 @@ class OptionsExchange(Exchange):
             return False
         if not _REFUSAL.search(str(error).lower()):
             return False
+        self.options, self._asked, self.hides_usage = self._unasked, {}, False
+        return True
+
+    def taken_without(self) -> None:
+        """Ask this server for usage no more: it took the call once we had not."""
         _refuses_usage.add(str(self._client.base_url))
         host = host_of(str(self._client.base_url))
         log.info("%s refuses stream_options; usage of its streams is estimated", host, extra={"host": host})
-        self.options, self._asked, self.hides_usage = self._unasked, {}, False
-        return True
 
     def visible(self, event: Any) -> Any:
         """Return an event as it would have come had we not asked for usage."""

@@ -8,18 +8,17 @@ calls it twice, so a guarded `request` on the instance sees every call once. It 
 from __future__ import annotations
 
 import importlib
-import weakref
 from functools import lru_cache
 from typing import Any, Callable
 
 from .._flow import Flow
 from ..errors import ConfigurationError
-from .bodies import observe_read_body, watch_body
+from .bodies import observe_read_body
 from .exchange import Exchange
 from .family import Family, Owner
 from .options import OptionsExchange, open_exchange
 from .sending import asend, send
-from .streams import EXTENSION, attach_stream, guarded_stream_class
+from .streams import attach, guarded_stream_class
 
 __all__ = ["Stainless"]
 
@@ -88,7 +87,9 @@ def _sync_request(client: Any, family: Family, owner: Owner) -> Callable[..., An
             except Exception as error:
                 if not exchange.without_usage(error):
                     raise
-                return original(client, cast_to, exchange.options, *args, **kwargs)
+                result = original(client, cast_to, exchange.options, *args, **kwargs)
+                exchange.taken_without()
+                return result
 
         return send(exchange, call, lambda result: _received(exchange, result, kwargs, False))
 
@@ -108,7 +109,9 @@ def _async_request(client: Any, family: Family, owner: Owner) -> Callable[..., A
             except Exception as error:
                 if not exchange.without_usage(error):
                     raise
-                return await original(client, cast_to, exchange.options, *args, **kwargs)
+                result = await original(client, cast_to, exchange.options, *args, **kwargs)
+                exchange.taken_without()
+                return result
 
         return await asend(exchange, call, lambda result: _received(exchange, result, kwargs, True))
 
@@ -135,7 +138,7 @@ def _received(exchange: Exchange, result: Any, kwargs: dict[str, Any], is_async:
     if _is_model(result.__class__):
         return exchange.replied(result)
     if hasattr(type(result), "__stream__"):
-        attach_stream(exchange, result, is_async)
+        attach(exchange, result.response, is_async)
         return None
     response = _response_of(result)
     if response is None:
@@ -143,9 +146,7 @@ def _received(exchange: Exchange, result: Any, kwargs: dict[str, Any], is_async:
     if response.is_closed and not kwargs.get("stream"):
         observe_read_body(exchange, response)
         return exchange.settle()
-    response.extensions[EXTENSION] = exchange
-    watch_body(exchange, response, is_async)
-    weakref.finalize(response, exchange.drop).atexit = False
+    attach(exchange, response, is_async)
     return None
 
 

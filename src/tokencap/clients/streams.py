@@ -15,10 +15,11 @@ from functools import lru_cache
 from typing import Any, Callable, get_origin
 
 from .._flow import arun, run
+from ..providers import UNLISTED
 from .bodies import watch_body
 from .exchange import Exchange, ending_of
 
-__all__ = ["EXTENSION", "aevents", "attach_stream", "events", "guarded_stream_class"]
+__all__ = ["aevents", "attach", "events", "guarded_stream_class"]
 
 EXTENSION = "tokencap"
 """Where a response carries its exchange, from the reply to the moment it is iterated."""
@@ -44,7 +45,14 @@ def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
 
         return aevents(find, source) if is_async else events(find, source)
 
+    def made(self: Any, *args: Any, **kwargs: Any) -> None:
+        origin.__init__(self, *args, **kwargs)
+        if "_iterator" in vars(self):
+            # That is ours, and nothing else has to be: older SDKs take no subclass for the class itself.
+            self.__class__ = origin
+
     def fill(namespace: dict[str, Any]) -> None:
+        namespace["__init__"] = made
         namespace["__stream__"] = stream
         namespace["__module__"] = origin.__module__
         namespace["__doc__"] = origin.__doc__
@@ -54,12 +62,15 @@ def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
     return cls
 
 
-def attach_stream(exchange: Exchange, stream: Any, is_async: bool) -> None:
-    """Tie a stream that has not been iterated yet to its exchange."""
-    # Not the stream itself: an older `messages.stream()` keeps its response and makes a stream of its own.
-    stream.response.extensions[EXTENSION] = exchange
-    watch_body(exchange, stream.response, is_async)
-    weakref.finalize(stream.response, exchange.drop).atexit = False
+def attach(exchange: Exchange, response: Any, is_async: bool) -> None:
+    """Tie a response that has not been read yet to its exchange.
+
+    Not a stream over it: an older `messages.stream()` keeps its response and makes a stream of its own.
+    """
+    # Older SDKs drop events that they do not know, which those of an unknown path may be.
+    if not watch_body(exchange, response, is_async, live=exchange.session.endpoint is UNLISTED):
+        response.extensions[EXTENSION] = exchange
+    weakref.finalize(response, exchange.drop).atexit = False
 
 
 Find = Callable[[], "Exchange | None"]
@@ -104,7 +115,8 @@ def events(find: Find, source: Iterator[Any], read: Read | None = None) -> Itera
         raise
     except BaseException as error:
         run(exchange.settle(ending_of(error)))
-        if held:
+        if held and isinstance(error, Exception):
+            # An interruption does not wait: who stops at this event would never meet it.
             yield held.pop()
         raise
     finally:
@@ -147,7 +159,7 @@ async def aevents(find: Find, source: AsyncIterator[Any], read: Read | None = No
         raise
     except BaseException as error:
         await arun(exchange.settle(ending_of(error)))
-        if held:
+        if held and isinstance(error, Exception):
             yield held.pop()
         raise
     finally:
