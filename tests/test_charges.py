@@ -38,6 +38,7 @@ from wire import (
     done,
     drive,
     entered,
+    http_library,
     importable,
     listed,
     reply_events,
@@ -274,6 +275,46 @@ def test_a_connection_lost_after_sending_is_charged_the_prompt(
         make(books, wire, name, is_async, **stream)
     assert books.used == books.last.estimate > 0
     assert (books.reserved, books.last.ending, books.last.estimated) == (0, "failed", True)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "charged"),
+    [("ServerDisconnectedError", True), ("ClientOSError", True), ("ClientConnectorError", False)],
+)
+def test_with_aiohttp_below_the_sdk_a_lost_connection_is_told_from_one_never_made(
+    trouble: str, charged: bool, name: str, is_async: bool, books: Books, wire: Wire
+) -> None:
+    sdk: Any = {"anthropic": anthropic, "openai": openai}[CALLS[name][0]]
+    below = type(trouble, (OSError,), {"__module__": "aiohttp.client_exceptions"})
+
+    def lose(request: Any) -> Any:
+        raise http_library(CALLS[name][0]).ConnectTimeout("as the SDKs have it") from below()
+
+    method, _, path = CALLS[name][2].partition(" ")
+    wire.answers[method, path] = lose
+    with pytest.raises(sdk.APITimeoutError):
+        make(books, wire, name, is_async)
+    assert books.used == books.last.estimate * charged
+    assert books.last.estimate > 0
+
+
+def test_why_another_call_failed_before_says_nothing_of_this_one(
+    name: str, stream: dict[str, Any], is_async: bool, books: Books, wire: Wire
+) -> None:
+    sdk: Any = {"anthropic": anthropic, "openai": openai}[CALLS[name][0]]
+    client = guarded(books, wire, name, is_async)
+
+    async def fall_back() -> None:
+        wire.down = "ConnectError"
+        try:
+            await call(client, name, **stream)
+        except sdk.APIConnectionError:
+            wire.down = "ReadTimeout"
+            await call(client, name, **stream)
+
+    with pytest.raises(sdk.APITimeoutError):
+        drive(fall_back(), is_async)
+    assert [record.tokens > 0 for record in books.calls] == [False, True]
 
 
 def test_a_reply_that_does_not_come_in_time_is_charged_the_prompt(

@@ -414,6 +414,24 @@ def test_a_call_is_charged_if_it_may_have_been_billed(
         assert books.reserved == 0
 
 
+def test_a_time_out_of_a_library_that_has_no_name_of_its_own_for_it_is_charged(
+    seam: Seam, wire: Wire, is_async: bool, backend: Any
+) -> None:
+    def silent(reply: wires.Reply) -> wires.Reply:
+        raise TimeoutError
+
+    answering(seam, wire, silent)
+
+    async def run(books: Books) -> None:
+        client = guarded(seam, wire, is_async, books)
+        with pytest.raises(TimeoutError):
+            await done(seam.call(client, "hello there, how are you"))
+
+    with Books(backend) as books:
+        drive(run(books), is_async)
+        assert books.used == books.last.estimate > 0
+
+
 def test_a_cancelled_call_is_charged_its_prompt(seam: Seam, wire: Wire, backend: Any) -> None:
     answering(seam, wire, lambda reply: replace(reply, hang=4.0))
 

@@ -6,6 +6,7 @@ It knows how a request is tied to a session, and how an error on the way back is
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Callable
@@ -51,6 +52,8 @@ class Exchange:
         """True once the reply is read through the SDK's own models, and its bytes need no second look."""
         self.pulling = False
         """True while events are read: their reader ends the call, not the body that closes meanwhile."""
+        self._handled = id(sys.exc_info()[1])
+        """The error in whose handler the call is made: how that came about says nothing of this call."""
 
     def traced(self) -> AbstractContextManager[None]:
         """Return the span of the call, to be current while its request is made."""
@@ -100,7 +103,7 @@ class Exchange:
         if tally.done:
             yield from self.session.settle()
         elif isinstance(error, Exception):
-            yield from self.session.release(Ending.FAILED, billed=_may_be_billed(error))
+            yield from self.session.release(Ending.FAILED, billed=_may_be_billed(error, self._handled))
         else:
             yield from self.session.release(Ending.CANCELLED, billed=True)
 
@@ -127,12 +130,15 @@ _NEVER_SENT = frozenset(
     {
         "ConnectError",
         "ConnectTimeout",
-        "ClientConnectorError",
         "PoolTimeout",
         "UnsupportedProtocol",
         "ProxyError",
         "LocalProtocolError",
         "InvalidURL",
+        # Of aiohttp.
+        "ClientConnectorError",
+        "ClientHttpProxyError",
+        "ConnectionTimeoutError",
     }
 )
 _NETWORK = frozenset(
@@ -141,16 +147,20 @@ _NETWORK = frozenset(
         "APITimeoutError",
         "APIResponseValidationError",
         "JSONDecodeError",
-        # Of the HTTP libraries themselves: httpx, aiohttp, requests.
+        # Of the HTTP libraries themselves: httpx, aiohttp (whose own time-out is Python's), requests.
         "RequestError",
         "ClientError",
+        "TimeoutError",
         "RequestException",
     }
 )
 
 
-def _may_be_billed(error: BaseException) -> bool:
-    """Return whether the provider may have worked for a call that ended in this error."""
+def _may_be_billed(error: BaseException, handled: int) -> bool:
+    """Return whether the provider may have worked for a call that ended in this error.
+
+    `handled` is the id of an error that was there before the call.
+    """
     for name in ("status_code", "code"):
         status = getattr(error, name, None)
         if isinstance(status, int) and status >= 400:
@@ -159,12 +169,16 @@ def _may_be_billed(error: BaseException) -> bool:
     if not names & _NETWORK:
         # Raised before anything was sent: a missing key, a body that is no JSON, a middleware.
         return False
+    sent = True
     cause: BaseException | None = error
-    while cause is not None:
-        if type(cause).__name__ in _NEVER_SENT:
-            return False
+    while cause is not None and id(cause) != handled:
+        names = {cls.__name__ for cls in type(cause).__mro__}
+        sent = sent and not names & _NEVER_SENT
+        if type(cause).__module__.startswith("aiohttp"):
+            # Under the SDKs, any connection that it loses is handed on as one that was never made.
+            return not names & _NEVER_SENT
         cause = cause.__cause__ or cause.__context__
-    return True
+    return sent
 
 
 def _paid_reply(error: BaseException) -> Any:
