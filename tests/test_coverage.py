@@ -23,7 +23,7 @@ from tokencap.clients import passing
 from tokencap.clients.methods import Methods, methods_of, sdk_version
 from tokencap.providers import PROVIDERS
 from tokencap.providers.coverage import place_of, places
-from wire import Missing, Wire, at, done, drive, reply_json
+from wire import KINDS, Missing, Wire, at, done, drive, reply_json
 
 ROOT = Path(__file__).parents[1]
 STAINLESS = {"anthropic": Provider.ANTHROPIC, "openai": Provider.OPENAI}
@@ -389,6 +389,26 @@ def test_requests_that_no_budget_is_charged_for_are_counted_by_where_they_went(i
     assert "3 requests in this process" in str(tokencap.coverage())
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "place"),
+    [
+        ("gemini", "models/m:batchGenerateContent", "POST /{}:batchGenerateContent"),
+        ("mistral", "/v1/batch/jobs", "POST /batch/jobs"),
+        ("cohere", "v1/embed-jobs", "POST /v1/embed-jobs"),
+    ],
+)
+def test_so_are_those_of_the_other_sdks(kind: str, path: str, place: str, is_async: bool) -> None:
+    wire = Wire()
+    wire.answers["POST", f".*/{path.lstrip('/')}"] = lambda request: reply_json({})
+    try:
+        plain = wire.client(kind, is_async)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    with Guard(Policy.tracking(), backend=MemoryBackend(), otel_enabled=False) as guard:
+        drive(KINDS[kind].post(guard.wrap(plain), path, {}, is_async), is_async)
+    assert {row.name: row.calls for row in tokencap.coverage().rows if row.calls} == {place: 1}
+
+
 def test_places_that_are_made_up_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passing, "_MOST", 3)
     letters = "abcdef"
@@ -415,6 +435,15 @@ def test_places_that_are_made_up_do_not_fill_the_memory(monkeypatch: pytest.Monk
         (Provider.ANTHROPIC, "/v1/organizations/a/b/c", "POST /v1/organizations ..."),
         (Provider.ANTHROPIC, "/v1/odd/msg_01AbC/ask", "POST /v1/odd/{}/ask"),
         (Provider.ANTHROPIC, "/v1/odd/" + "a" * 40, "POST /v1/odd/{}"),
+        (Provider.GEMINI, "upload/{api_version}/files", "POST /upload/files ..."),
+        (Provider.GEMINI, "projects/p/locations/l/tuningJobs/1:cancel", "POST /{}:cancel"),
+        (Provider.GEMINI, "projects/p/locations/l/tuningJobs", "POST /tuningJobs"),
+        (Provider.GEMINI, "projects/p/locations/l/odd/1", "POST /odd/{}"),
+        (
+            Provider.GEMINI,
+            "upload/{api_version}/fileSearchStores/s:uploadToFileSearchStore",
+            "POST /{}:uploadToFileSearchStore",
+        ),
     ],
 )
 def test_a_path_belongs_to_the_row_that_says_most_of_it(provider: Provider, path: str, name: str) -> None:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Callable
 
 from ..policy import Provider
-from ..providers import endpoint_of
 from .exchange import Exchange, session_of
 from .family import Family, Owner
 from .grafting import grafted, twin_of
+from .passing import row_of
 from .sending import asend, received, send
 
 __all__ = ["FAMILY"]
@@ -68,7 +68,7 @@ def _open(owner: Owner, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Exc
     if guard is None:
         return None
     path = str(args[0] if args else kwargs.get("path"))
-    endpoint = endpoint_of(FAMILY.provider, str(kwargs.get("method")), path)
+    endpoint = row_of(FAMILY.provider, str(kwargs.get("method")), path)
     if endpoint is None:
         return None
     fields: dict[str, Any] = {}

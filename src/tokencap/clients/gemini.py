@@ -16,12 +16,12 @@ from typing import Any, Callable, NamedTuple
 
 from .._flow import Step
 from ..policy import Provider
-from ..providers import endpoint_of
 from ..providers.dialect import Endpoint
 from .counting import Remote, counting
 from .exchange import Exchange, session_of
 from .family import Family, Owner
 from .grafting import grafted
+from .passing import row_of
 from .sending import asend, send
 from .streams import aevents, events
 
@@ -118,7 +118,7 @@ def _merged(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
 
 def _open(api: Any, owner: Owner, request: _Request, is_async: bool) -> Exchange | None:
     guard = owner()
-    endpoint = None if guard is None else endpoint_of(FAMILY.provider, request.method, request.path)
+    endpoint = None if guard is None else row_of(FAMILY.provider, request.method, request.path)
     if guard is None or endpoint is None:
         return None
     fields = {name: value for name, value in request.body.items() if not name.startswith("_")}

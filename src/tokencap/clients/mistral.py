@@ -16,10 +16,10 @@ from typing import Any
 
 from .._fork import Mutex
 from ..policy import Provider
-from ..providers import endpoint_of
 from .exchange import Exchange, session_of
 from .family import Family, Owner
 from .grafting import grafted
+from .passing import row_of
 from .sending import asend, received, send
 
 __all__ = ["FAMILY"]
@@ -104,7 +104,7 @@ def _open(sdk: Any, request: Any) -> Exchange | None:
     guard = owner()
     if guard is None:
         return None
-    endpoint = endpoint_of(FAMILY.provider, request.method, request.url.path)
+    endpoint = row_of(FAMILY.provider, request.method, request.url.path)
     if endpoint is None:
         return None
     body = endpoint.told(request.url.path, _body_of(request))

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .._flow import Flow, Step
 from .._followup import FollowUp
 from .._session import CallSession
-from ..providers import UNLISTED, endpoint_of
 from .counting import Remote, counting, host_of
 from .exchange import Exchange, session_of
-from .passing import note_passing
+from .passing import row_of
 
 if TYPE_CHECKING:
     from .._runtime import Runtime
@@ -38,9 +37,7 @@ def open_exchange(
     runtime: Runtime, provider: Provider, client: Any, options: Any, streaming: bool
 ) -> OptionsExchange | None:
     """Return the exchange of a request; None for one that costs nothing."""
-    endpoint = endpoint_of(provider, options.method, str(options.url))
-    if endpoint is None or endpoint is UNLISTED:
-        note_passing(provider, options.method, str(options.url))
+    endpoint = row_of(provider, options.method, str(options.url))
     if endpoint is None:
         return None
     body = _body_of(options)

@@ -6,14 +6,24 @@ from collections.abc import Callable
 
 from .._fork import Mutex
 from ..policy import Provider
+from ..providers import UNLISTED, endpoint_of
 from ..providers.coverage import CoverageStatus, Place, place_of
+from ..providers.dialect import Endpoint
 
-__all__ = ["listen", "note_passing", "passed"]
+__all__ = ["listen", "note_passing", "passed", "row_of"]
 
 _MOST = 1_000
 _mutex = Mutex()
 _passed: dict[Place, int] = {}
 _listeners: list[Callable[[Place], None]] = []
+
+
+def row_of(provider: Provider, method: str, path: str) -> Endpoint | None:
+    """Return the row of a request, and note it where it goes past all budgets."""
+    endpoint = endpoint_of(provider, method, path)
+    if endpoint is None or endpoint is UNLISTED:
+        note_passing(provider, method, path)
+    return endpoint
 
 
 def note_passing(provider: Provider, method: str, path: str) -> None:

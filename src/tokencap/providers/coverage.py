@@ -72,7 +72,7 @@ def _below(path: str) -> re.Pattern[str]:
 @lru_cache(maxsize=1024)
 def place_of(provider: Provider, path: str) -> Place:
     """Return the row that a path belongs to which is posted to; an `UNKNOWN` one when there is none."""
-    path = urlsplit(path).path.rstrip("/")
+    path = _BETWEEN.sub("", urlsplit(path).path.rstrip("/"))
     for place, pattern in _patterns(provider):
         if pattern is not None and pattern.search(path):
             return place
@@ -84,5 +84,7 @@ def place_of(provider: Provider, path: str) -> Place:
     return Place(provider, CoverageStatus.UNKNOWN, f"POST /{name.lstrip('/')}")
 
 
+_BETWEEN = re.compile(r"^/?projects/[^/]+/locations/[^/]+|(?<=upload)/(?:\{api_version\}|v\d\w*)(?=/)")
+"""What Gemini's paths say of whose they are, or in which version."""
 _IDENTIFIER = re.compile(r"\d|.{33}")
 _VERSION = re.compile(r"v\d+\w*$")

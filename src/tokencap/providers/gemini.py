@@ -190,26 +190,23 @@ FREE = (
     "/{}:predictLongRunning",
     "/{}:batchGenerateContent",
     "/{}:asyncBatchEmbedContent",
+    "/{}:cancel",
+    "/{}:fetchPredictOperation",
     "/batchPredictionJobs",
 )
-"""POST paths that report no tokens: counting, what is priced by the second, and what is done later."""
+"""POST paths that report no tokens: counting, what is priced by the second, done later or asked after."""
 
 MANAGED = (
     "/agents",
     "/auth_tokens",
-    "/batchPredictionJobs/{}:cancel",
-    "/batches/{}:cancel",
     "/credentials",
     "/environments",
     "/fileSearchStores",
     "/files:register",
     "/interactions/{}/auth_tokens",
     "/interactions/{}/cancel",
-    "/tuningJobs/{}:cancel",
     "/upload/files",
     "/webhooks",
-    "/{}:cancel",
-    "/{}:fetchPredictOperation",
     "/{}/tuningJobs:validateReinforcementTuningReward",
 )
 """What is stored, configured and asked after: a POST to one of these, or below it, asks no model anything."""
@@ -232,8 +229,6 @@ NOT_SEEN = (
     NotSeen("/tuningJobs", "trains at the provider; tunings.get(name=...).tuning_data_stats has the sum"),
     NotSeen("/tunedModels", "trains at the provider"),
     NotSeen("/{}:importFile", "the file is embedded at the provider, which reports nothing"),
-    NotSeen(
-        "/upload/{}:uploadToFileSearchStore", "the file is embedded at the provider, which reports nothing"
-    ),
+    NotSeen("/{}:uploadToFileSearchStore", "the file is embedded at the provider, which reports nothing"),
 )
 """What spends where nobody here looks on. By-hand calls (`Guard.call`) can book it."""
