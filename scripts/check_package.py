@@ -32,7 +32,7 @@ IN_WHEEL = (
 )
 IN_SDIST = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "docker-compose.yml"),
-    *("scripts/demo.py", "tests", ".ci/run"),
+    *("scripts/demo.py", "tests", ".ci/run", "docs/coverage.md", "examples/prometheus-alerts.yml"),
 )
 
 # Run by the bare interpreter: no module may drag in a package that is an extra, nor need one without reason.

@@ -288,7 +288,7 @@ def test_a_hosted_tool_in_the_request_is_refused_by_a_strict_budget(make: Any) -
         ({"estimate": -5}, "estimate is -5"),
         ({"estimate": 1.5}, "estimate is 1.5"),
         ({"estimate": True}, "estimate is True"),
-        ({"estimate": None}, "estimate is None"),
+        ({"estimate": None}, "estimate is None; it must be the prompt"),
         ({"estimate": b"text"}, "estimate is b'text'"),
         ({"max_output": 0}, "max_output is 0"),
     ],

@@ -213,10 +213,13 @@ def test_init_before_wrap_and_patch_is_used_without_a_warning(
     assert not (tmp_path / "tokencap.db").exists()
 
 
-def test_a_limit_given_after_init_is_ignored_with_a_warning(claude: Any, caplog: Any) -> None:
+@pytest.mark.parametrize("argument", [{"limit": 7}, {"policy": Policy.blocking(7)}, {"wait": 3.0}])
+def test_what_is_given_after_init_is_ignored_with_a_warning(
+    claude: Any, caplog: Any, argument: dict[str, Any]
+) -> None:
     tokencap.init(Policy.blocking(100))
-    client = tokencap.wrap(claude, limit=7)
-    assert len(caplog.records) == 1
+    client = tokencap.wrap(claude, **argument)
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == ["tokencap.wrap()"]
     assert client.get_status().dimensions["session"].limit == 100
 
 
@@ -484,6 +487,19 @@ def test_what_is_no_backend_is_refused(backend: Any) -> None:
         ConfigurationError, match=r"must have the methods of tokencap\.backends\.protocol\.Backend"
     ):
         Guard(Policy.tracking(), backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ({"ledger": "no"}, "ledger is 'no'; it must be True or False"),
+        ({"otel_enabled": "false"}, "otel_enabled is 'false'; it must be True or False"),
+        ({"otel": "tenant"}, "otel is 'tenant'; it must be a tokencap.Otel"),
+    ],
+)
+def test_what_does_not_fit_is_said_at_once(argument: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        Guard(Policy.tracking(), backend=MemoryBackend(), **argument)
 
 
 @pytest.mark.parametrize("name", ["lease_seconds", "wait"])

@@ -380,6 +380,21 @@ def test_the_readme_knows_every_public_name() -> None:
     expect_all_named(sorted({*tokencap.__all__} - {*PLAIN, "__version__"} - named))
 
 
+@pytest.mark.parametrize("kind", [tokencap.ActionKind, tokencap.Provider, tokencap.ResetPeriod])
+def test_the_members_of_the_enums_are_all_named(kind: Any) -> None:
+    section = TEXTS["README.md"].partition("### Enums\n")[2].partition("\n#")[0]
+    named = section.partition(f"`{kind.__name__}`")[2].partition(". ")[0]
+    expect_all_named([member.name for member in kind if f"`{member.name}`" not in named])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_tables(page: str) -> None:
+    """A page shows the rows as they are typed where the second is not the line under a heading."""
+    for table in re.findall(r"(?:^\|.*\n)+", _prose(TEXTS[page]), re.MULTILINE):
+        rows = table.splitlines()
+        assert re.fullmatch(r"\|(?: ?:?-+:? ?\|)+", rows[1] if rows[1:] else ""), rows[0]
+
+
 def test_the_fields_of_the_nouns_are_all_named() -> None:
     nouns = (tokencap.StatusResponse, tokencap.ThresholdInfo, tokencap.BudgetState, tokencap.CallRecord)
     names = [f"{noun.__name__}.{field}" for noun in nouns for field in noun.__annotations__]

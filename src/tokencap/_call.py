@@ -191,4 +191,9 @@ def _request(estimate: Prompt) -> int | Mapping[str, Any]:
         return estimate
     if isinstance(estimate, (str, Sequence)) and not isinstance(estimate, (bytes, bytearray)):
         return {"prompt": estimate}
+    if not isinstance(estimate, int):
+        raise ConfigurationError(
+            f"estimate is {estimate!r}; it must be the prompt (a text or messages), the whole request, or a "
+            "number of tokens"
+        )
     return check_count(estimate, "estimate")

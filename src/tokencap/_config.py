@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ._fields import POLICY, TOP
 from ._read import Reader, read_variable
-from ._toml import Path, lines_of, parse
+from ._toml import Path, is_about_us, lines_of, parse
 from .errors import ConfigurationError
 from .policy import Policy, Provider
 
@@ -35,7 +35,7 @@ class Settings(NamedTuple):
     policy: Policy | None = None
     identifiers: Mapping[str, str] | None = None
     backend: str | None = None
-    providers: tuple[Provider, ...] | None = None
+    providers: tuple[Provider | str, ...] | None = None
     wait: float | None = None
     on_backend_error: str | None = None
     ledger: bool | None = None
@@ -45,6 +45,15 @@ class Settings(NamedTuple):
     """The file and the variables it comes from."""
     places: Mapping[str, str] = {}
     """Where each of them was said."""
+
+    def sources_of(self, arguments: Mapping[str, object]) -> tuple[str, ...]:
+        """Return those of the sources that say anything which no argument says. None: it was not given."""
+        given = {name for name, argument in arguments.items() if argument is not None}
+        if "policy" in given:
+            given |= {"limit", "strict", *POLICY}
+        # Each is a variable, or begins with the name of the file.
+        left = [f"{place}:" for name, place in self.places.items() if name not in given]
+        return tuple([one for one in self.sources if any(place.startswith(f"{one}:") for place in left)])
 
     def at(self, name: str, error: Exception) -> ConfigurationError:
         """Return an error about a setting, with where it was said."""
@@ -117,8 +126,7 @@ class _File(NamedTuple):
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{name} cannot be read: {error}") from None
         root: Path = _TOOL if path.name == "pyproject.toml" else ()
-        # Most of them are about other tools, and Python before 3.11 cannot read them by itself.
-        if root and "tokencap" not in text:
+        if root and not is_about_us(text):
             return None
         table: Any = parse(text, name)
         for step in root:

@@ -51,7 +51,7 @@ class _Process(ForkAware):
         """True once wrap() or patch() has taken the Guard up."""
         self.quiet = False
         self.sources: tuple[str, ...] = ()
-        """The file and the variables that configured it."""
+        """The file and the variables that configured it, where no argument did."""
         self.patch: Patch | None = None
         self.imposed: Guard | None = None
         """The Guard of `tokencap run`, which the app does not replace."""
@@ -82,7 +82,7 @@ class _Process(ForkAware):
             asked = None
         if self.guard is None or self.guard.closed:
             return self.make(asked, wait=wait)
-        if self.taken or limit is not None or policy is not None:
+        if self.taken or limit is not None or policy is not None or wait:
             log.warning(
                 "%s: a Guard is active and is used as it is; limit=, policy= and the like are ignored here. "
                 "Call tokencap.teardown() first to start a fresh session",
@@ -105,6 +105,7 @@ class _Process(ForkAware):
     ) -> Guard:
         """Make the Guard. What no argument says is as it was configured."""
         found = configuration()
+        sources = found.sources_of({"policy": policy, "identifiers": identifiers, "backend": backend})
         asked = policy if policy is not None else found.policy or Policy.tracking()
         if identifiers is None and found.identifiers is not None:
             try:
@@ -130,7 +131,7 @@ class _Process(ForkAware):
             otel=otel,
         )
         self.guard, self.taken = guard, False
-        self.quiet, self.sources = quiet or bool(found.quiet), found.sources
+        self.quiet, self.sources = quiet or bool(found.quiet), sources
         return guard
 
     def announce(self, lines: list[str], quiet: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .policy import ActionKind, Provider, ResetPeriod
 
-__all__ = ["POLICY", "REQUIRED", "TABLES", "TOP", "Field", "Table", "schema"]
+__all__ = ["LITELLM", "POLICY", "REQUIRED", "TABLES", "TOP", "Field", "Table", "schema"]
 
 Json = dict[str, Any]
 
@@ -30,6 +30,10 @@ SPAN = "span"
 FUNCTION = "function"
 PROVIDERS = "providers"
 SPANS = "^[0-9]+[smhd]$"
+LITELLM = "litellm"
+"""What `patch()` can be told to guard beside the providers."""
+LONGEST_WAIT = 86_400
+"""Seconds."""
 
 
 class Field(NamedTuple):
@@ -116,7 +120,7 @@ _KINDS: dict[str, Json] = {
     LIMIT: {
         "anyOf": [_COUNT, _IMPORTED, {"type": "object", "required": ["*"], "additionalProperties": _COUNT}]
     },
-    SECONDS: {"type": "number", "minimum": 0},
+    SECONDS: {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT},
     SHARE: {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     FLAG: {"type": "boolean"},
     TEXT: _SAID,
@@ -124,7 +128,11 @@ _KINDS: dict[str, Json] = {
     MODELS: {"anyOf": [_SAID, _NAMED]},
     SPAN: {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": SPANS}]},
     FUNCTION: _IMPORTED,
-    PROVIDERS: {"type": "array", "minItems": 1, "items": {"enum": [provider.value for provider in Provider]}},
+    PROVIDERS: {
+        "type": "array",
+        "minItems": 1,
+        "items": {"enum": [*[provider.value for provider in Provider], LITELLM]},
+    },
 }
 
 

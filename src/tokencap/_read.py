@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Callable
 
 from . import _fields
-from ._fields import REQUIRED, TABLES, Field, Table
+from ._fields import LITELLM, LONGEST_WAIT, REQUIRED, TABLES, Field, Table
 from ._toml import Path, line_of, spelled
 from .errors import ConfigurationError
 from .policy import Action, ActionKind, DimensionPolicy, Policy, Provider, Threshold, as_member, check_count
@@ -143,7 +143,9 @@ def _checked(kind: str | tuple[str, ...], value: Any) -> Any:
     if kind == _fields.PROVIDERS:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise ConfigurationError(f"it is {value!r}; it must be a list like ['openai']")
-        return tuple(as_member(Provider, one, "one of it") for one in value)
+        return tuple(
+            one if one == LITELLM else as_member(Provider, one, "one of it", LITELLM) for one in value
+        )
     if kind == _fields.SPAN:
         return _span(value)
     if kind == _fields.FUNCTION or (kind == _fields.LIMIT and isinstance(value, str)):
@@ -159,8 +161,10 @@ def _typed(value: Any, kind: type, what: str) -> Any:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ConfigurationError(f"it is {value!r}; it must be a number of at least 0")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST_WAIT:
+        raise ConfigurationError(
+            f"it is {value!r}; it must be a number of seconds, at least 0 and at most a day"
+        )
     return float(value)
 
 
@@ -197,8 +201,19 @@ def _imported(value: Any) -> Callable[..., Any]:
     return function
 
 
+def _pairs(variable: str, text: str) -> dict[str, str]:
+    pairs = [[side.strip() for side in part.partition("=")] for part in text.split(",")]
+    if not all(name and one for name, _, one in pairs):
+        raise ConfigurationError(
+            f"{variable}: it is {text!r}; it must be like 'tenant=acme', with commas between several"
+        )
+    return {name: one for name, _, one in pairs}
+
+
 def read_variable(variable: str, kind: str | tuple[str, ...] | Table, text: str) -> Any:
     """Return the value of an environment variable."""
+    if kind == _fields.PAIRS:
+        return _pairs(variable, text)
     value: Any = text
     try:
         if kind == _fields.TOKENS:
@@ -207,9 +222,6 @@ def read_variable(variable: str, kind: str | tuple[str, ...] | Table, text: str)
             value = float(text)
         elif kind == _fields.FLAG:
             value = _FLAGS.get(text.lower(), text)
-        elif kind == _fields.PAIRS:
-            parts = [part.partition("=") for part in text.split(",")]
-            value = {name.strip(): one.strip() for name, _, one in parts}
         elif kind == _fields.PROVIDERS:
             value = [part.strip() for part in text.split(",")]
     except ValueError:

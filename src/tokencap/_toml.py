@@ -8,7 +8,7 @@ from typing import Any, Callable, Union
 
 from .errors import ConfigurationError
 
-__all__ = ["Path", "line_of", "lines_of", "parse", "spelled"]
+__all__ = ["Path", "is_about_us", "line_of", "lines_of", "parse", "spelled"]
 
 Path = tuple[Union[str, int], ...]
 """The way to a value: `("policy", "dimensions", "tenant", "thresholds", 0)`."""
@@ -18,6 +18,7 @@ _KEY = re.compile(r"""\s*(?:([A-Za-z0-9_-]+)|"((?:[^"\\\n]|\\.)*)"|'([^'\n]*)')[
 _STRING = re.compile(
     r"\"\"\"(?:[^\\]|\\.)*?\"{3,5}|'''.*?'{3,5}" r"""|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""", re.DOTALL
 )
+_OURS = re.compile(r"""^[ \t]*\[*[ \t]*["']?tool["']?[ \t]*(?:\.[ \t]*["']?tokencap\b|[\]=])""", re.MULTILINE)
 _SCALAR = re.compile(r"[^,\]}#\n]*")
 
 
@@ -32,6 +33,15 @@ def parse(text: str, name: str) -> dict[str, Any]:
         line = found[1] if found else text.rstrip().count("\n") + 1
         raise ConfigurationError(f"{name}:{line}: this is not TOML: {error}") from None
     return table
+
+
+def is_about_us(text: str) -> bool:
+    """Return False for a pyproject.toml that cannot have `[tool.tokencap]`, however that is spelled.
+
+    Most are about other tools, or name tokencap among what they depend on, and Python before 3.11 cannot
+    read them by itself.
+    """
+    return "tokencap" in text and _OURS.search(text) is not None
 
 
 def _loads(name: str) -> Callable[[str], Any]:

@@ -29,7 +29,7 @@ from .clients.family import family_of, owner_of
 from .errors import ConfigurationError
 from .ledger import make_change
 from .ledger import open as open_ledger
-from .policy import DimensionPolicy, Policy, Provider, check_count, resolve_policy
+from .policy import DimensionPolicy, Policy, Provider, check_count, check_flag, resolve_policy
 from .status import StatusResponse
 from .telemetry.otel import Otel, observer
 
@@ -93,6 +93,10 @@ class Guard:
                 f"backend is {backend!r}; it must have the methods of tokencap.backends.protocol.Backend "
                 "(SQLiteBackend, RedisBackend or your own)"
             )
+        check_flag(otel_enabled, "otel_enabled")
+        check_flag(ledger, "ledger")
+        if otel is not None and not isinstance(otel, Otel):
+            raise ConfigurationError(f"otel is {otel!r}; it must be a tokencap.Otel")
         _check_seconds(lease_seconds, "lease_seconds", 0.1)
         _check_seconds(wait, "wait", 0.0)
         if on_backend_error not in ("block", "allow"):

@@ -11,7 +11,7 @@ A Guard answers with `usage()` and `calls()`. `open(backend)` asks a store witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -85,7 +85,7 @@ class Ledger:
     ) -> Usage:
         """Sum up the calls by one name or several; without `by` into one row."""
         names = names_of(by)
-        chooser(where)
+        _chooser(where)
         start, end, now = self._range(since, until)
         sums = self._backend.sums(start or 0.0, end, period_of(names))
         return fold(sums, names, where, start, min(end, now))
@@ -99,7 +99,7 @@ class Ledger:
         newest_first: bool = False,
     ) -> Iterator[RecordedCall]:
         """Iterate single calls in order of time, a page at a time."""
-        chosen = chooser(where)
+        chosen = _chooser(where)
         start, end, _ = self._range(since, until)
         return self._calls(start or 0.0, end, chosen, newest_first)
 
@@ -126,6 +126,13 @@ class Ledger:
                 label = labels[entry.label] = Label.parse(entry.label)
             if chosen(label, entry):
                 yield _call(at, label, entry)
+
+
+def _chooser(where: Where | None) -> Callable[[Label, Any], bool]:
+    """Return the function that tells which calls `where` is about."""
+    if where is not None and not isinstance(where, Mapping):
+        raise ConfigurationError(f"where is {where!r}; it must be a mapping like {{'model': 'gpt-5'}}")
+    return chooser(where)
 
 
 def _call(at: float, label: Label, entry: Entry) -> RecordedCall:

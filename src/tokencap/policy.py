@@ -27,6 +27,7 @@ __all__ = [
     "Threshold",
     "check_count",
     "check_dimension",
+    "check_flag",
     "resolve_policy",
     "secret_key",
 ]
@@ -91,6 +92,12 @@ def check_count(value: object, what: str) -> int:
     if not 1 <= value < UNLIMITED:
         raise ConfigurationError(f"{what} is {value:,}; it must be at least 1 and below {UNLIMITED:,} tokens")
     return value
+
+
+def check_flag(value: object, what: str) -> None:
+    """Raise `ConfigurationError` for what is not a bool: the text "false", from a variable, is true."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} is {value!r}; it must be True or False")
 
 
 def check_dimension(value: object) -> str:
@@ -278,7 +285,7 @@ class DimensionPolicy:
 
     limit: int | Mapping[str, int] | Callable[[str], int] | None = None
     thresholds: Sequence[Threshold] = ()
-    reset_every: ResetPeriod | None = None
+    reset_every: ResetPeriod | str | None = None
     """Start anew with each minute, hour, day, week or month, by the clock of the store."""
     strict: bool = False
     """Never over, under any concurrency: every call holds all it can take, and its output is capped."""
@@ -293,6 +300,8 @@ class DimensionPolicy:
     `window` from when its call is settled, and at most a sixtieth longer."""
 
     def __post_init__(self) -> None:
+        check_flag(self.strict, "strict")
+        check_flag(self.required, "required")
         thresholds = _sequence_of(Threshold, self.thresholds, "thresholds")
         object.__setattr__(self, "thresholds", tuple(sorted(thresholds, key=lambda t: t.at_pct)))
         if self.limit is not None:
@@ -337,7 +346,7 @@ class DimensionPolicy:
         if self.reset_every is None:
             return None
         hours, _, minutes = (self.reset_at or "00:00").partition(":")
-        return calendar(self.reset_every.value, self.timezone or "UTC", int(hours) * 60 + int(minutes))
+        return calendar(str(self.reset_every), self.timezone or "UTC", int(hours) * 60 + int(minutes))
 
     def limit_for(self, identifier: str) -> int | None:
         """Return the limit of one identifier. Raises `ConfigurationError` when a function gives none."""
@@ -396,6 +405,7 @@ class Policy:
         for name in ("max_prompt_tokens", "max_output_tokens", "min_output_tokens"):
             if getattr(self, name) is not None:
                 check_count(getattr(self, name), name)
+        check_flag(self.enforce, "enforce")
         if not isinstance(self.name, str) or not self.name:
             raise ConfigurationError(f"the name of a Policy is {self.name!r}; it must be a non-empty string")
 

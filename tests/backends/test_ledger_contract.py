@@ -168,6 +168,15 @@ class TestSums:
             (found,) = backend.sums(0.0, EVER, period)
             assert found.period == int(at // period) * period
 
+    def test_a_range_may_begin_and_end_before_the_epoch(self, backend):
+        backend.record([FULL])
+        for period in (0, 3_600, 86_400):
+            assert len(list(backend.sums(-6e10, EVER, period))) == 1
+            assert list(backend.sums(-6e10, -5e10, period)) == []
+        for newest_first in (False, True):
+            assert len(list(backend.calls(-6e10, EVER, newest_first))) == 1
+            assert list(backend.calls(-6e10, -5e10, newest_first)) == []
+
     def test_of_no_rows_there_are_none(self, backend):
         assert list(backend.sums(0.0, EVER)) == []
         assert list(backend.sums(0.0, EVER, 3_600)) == []

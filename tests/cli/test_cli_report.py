@@ -318,7 +318,6 @@ def test_a_mistake_is_told_with_what_to_do_next_and_leaves_no_file(
     assert "run your app under tokencap.wrap() or tokencap.patch()" in said("--backend", "old.db")
     store = str(ledger_of(tmp_path / "tokencap.db"))
     assert "look further back with --since 90d, or at all with --since ever" in said("--since", "1s")
-    assert "it is a datetime" in said("--since", "yesterday")
     assert main(["report", "--backend", store, "--until", "2020-01-01", "--since", "ever"]) == 1
     assert list(tmp_path.glob("*.html")) == []
 

@@ -93,7 +93,7 @@ def test_a_name_that_no_call_has_is_answered_with_those_there_are(place: str, to
 
 @pytest.mark.parametrize(
     "argv",
-    [["--since", "yesterday"], ["--until", "24x"], ["--by", "hour,day"], ["--where", "ending=lost"]],
+    [["--by", "hour,day"], ["--by", "model,model"], ["--where", "ending=lost"]],
 )
 def test_what_cannot_be_asked_for_is_said(place: str, tokencap_: Command, argv: list[str]) -> None:
     filled(place)
@@ -107,6 +107,12 @@ def test_a_wrong_command_line_is_status_2(tmp_path: Path, capsys: pytest.Capture
     for argv in (
         ["usage", "--where", "tenant"],
         ["usage", "--csv", "--jsonl"],
+        ["usage", "--csv", "--json"],
+        ["usage", "--since", "yesterday"],
+        ["usage", "--until", "24x"],
+        ["usage", "--until", "ever"],
+        ["report", "--since", "yesterday"],
+        ["changes", "--since", "yesterday"],
         ["sttaus"],
         ["status", "--window", "x"],
     ):
@@ -115,6 +121,15 @@ def test_a_wrong_command_line_is_status_2(tmp_path: Path, capsys: pytest.Capture
         assert stop.value.code == 2
     assert main([]) == 2
     assert "COMMAND" in capsys.readouterr().err
+
+
+def test_a_time_before_all_others_is_as_good_as_ever(place: str, tokencap_: Command, tmp_path: Path) -> None:
+    filled(place)
+    for long_ago in ("9999999d", "1960-01-01"):
+        assert "1,625 tokens in 5 calls" in tokencap_("usage", "--since", long_ago).out
+        assert "no call in this time" in tokencap_("usage", "--until", long_ago).out.lower()
+        done = tokencap_("report", "--since", long_ago, "-o", str(tmp_path / "report.html"))
+        assert (done.status, done.err) == (0, "")
 
 
 def test_hours_without_a_call_have_a_place_in_the_plot(tmp_path: Path) -> None:

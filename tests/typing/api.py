@@ -229,6 +229,7 @@ async def scopes_and_children() -> None:
     assert_type(found.would_have["BLOCK"], int)
     DimensionPolicy(limit={"acme": 5, "*": 1})
     DimensionPolicy(limit=len, required=True)
+    DimensionPolicy(limit=1, reset_every="day")
 
 
 def observed(record: CallRecord) -> None:

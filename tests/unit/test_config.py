@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,13 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("TOKENCAP_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def no_toml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python before 3.11 is, until tomli is installed."""
+    for module in ("tomllib", "tomli"):
+        monkeypatch.setitem(sys.modules, module, None)
 
 
 def write(text: str, name: str = "tokencap.toml") -> str:
@@ -140,6 +148,37 @@ def test_a_table_in_pyproject_says_the_same() -> None:
 def test_a_pyproject_of_others_is_not_even_parsed() -> None:
     write("this is not TOML", "pyproject.toml")
     assert configuration().sources == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[project]\ndependencies = ["tokencap[openai]"]\n',
+        '[tool.uv.sources]\ntokencap = { path = "../tokencap" }\n',
+        '[tool.mypy]\nfiles = ["tokencap.py"]\n# tool.tokencap\n',
+    ],
+)
+def test_nor_is_one_that_only_names_it(text: str, no_toml: None) -> None:
+    """Python before 3.11 has no TOML of its own, and a dependency is no configuration."""
+    write(text, "pyproject.toml")
+    assert configuration().sources == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tool.tokencap]\nlimit = 7\n",
+        "  [ tool . 'tokencap' ]\nlimit = 7\n",
+        "[tool.tokencap.policy.dimensions.session]\n",
+        "tool.tokencap.limit = 7\n",
+        "[tool]\ntokencap.limit = 7\n",
+        "tool = { tokencap = { limit = 7 } }\n",
+    ],
+)
+def test_one_that_configures_it_is_not_passed_over(text: str, no_toml: None) -> None:
+    write(text, "pyproject.toml")
+    with pytest.raises(ConfigurationError, match="pip install"):
+        configuration()
 
 
 def test_a_variable_names_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -274,6 +313,31 @@ def test_wrap_and_patch_take_what_is_configured_and_say_so(capsys: Any, monkeypa
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "tokencap.toml, TOKENCAP_ENFORCE, TOKENCAP_BACKEND"),
+        ({"policy": Policy.blocking(5)}, "tokencap.toml, TOKENCAP_BACKEND"),
+        ({"policy": Policy.blocking(5), "backend": MemoryBackend()}, "tokencap.toml"),
+        ({"policy": Policy.blocking(5), "backend": MemoryBackend(), "identifiers": {"session": "x"}}, ""),
+    ],
+)
+def test_what_an_argument_says_is_not_said_to_be_configured(
+    arguments: dict[str, Any], said: str, capsys: Any, monkeypatch: Any
+) -> None:
+    import openai
+
+    write("limit = 8\n[identifiers]\nsession = 's'\n")
+    monkeypatch.setenv("TOKENCAP_ENFORCE", "no")
+    monkeypatch.setenv("TOKENCAP_BACKEND", "memory:")
+    tokencap.init(**arguments)
+    with openai.OpenAI(api_key="none") as client:
+        tokencap.wrap(client)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    found = [line.partition("configured by ")[2] for line in lines]
+    assert sorted(", ".join(found).split(", ")) == sorted(said.split(", "))
+
+
 def test_a_guard_of_ones_own_reads_nothing() -> None:
     write("limit = 8\n")
     with tokencap.Guard(Policy.tracking(), backend=MemoryBackend()) as guard:
@@ -291,7 +355,8 @@ def test_a_guard_of_ones_own_reads_nothing() -> None:
         ("limit =", "1: this is not TOML"),
         ("limt = 5", "1: limt: there is no such key; did you mean 'limit'?"),
         ("xyz = 5", "1: xyz: there is no such key; known are limit, strict, policy"),
-        ("wait = -1", "1: wait: it is -1; it must be a number of at least 0"),
+        ("wait = -1", "1: wait: it is -1; it must be a number of seconds, at least 0"),
+        ("wait = 1e5", "1: wait: it is 100000.0; it must be a number of seconds, at least 0 and at most"),
         ("quiet = 'no'", "1: quiet: it is 'no'; it must be true or false"),
         ("on_backend_error = 'stop'", "1: on_backend_error: it is 'stop'; accepted are 'block', 'allow'"),
         ("providers = ['openai', 'grok']", "1: providers: one of it is 'grok'; accepted are 'anthropic'"),
@@ -369,7 +434,8 @@ def test_a_mistake_in_pyproject_is_found_in_its_table() -> None:
         ("TOKENCAP_WAIT", "soon", "it is 'soon'; it must be a number"),
         ("TOKENCAP_QUIET", "maybe", "it is 'maybe'; it must be true or false"),
         ("TOKENCAP_PROVIDERS", "openai,grok", "one of it is 'grok'"),
-        ("TOKENCAP_IDENTIFIERS", "acme", "'acme' is ''"),
+        ("TOKENCAP_IDENTIFIERS", "acme", "it is 'acme'; it must be like 'tenant=acme'"),
+        ("TOKENCAP_IDENTIFIERS", "tenant=acme,", "it is 'tenant=acme,'; it must be like"),
         ("TOKENCAP_ON_BACKEND_ERROR", "stop", "it is 'stop'; accepted are"),
         ("TOKENCAP_STRICT", "true", "it goes with limit"),
     ],
@@ -421,11 +487,7 @@ def test_an_unknown_variable_is_warned_of(monkeypatch: Any, caplog: pytest.LogCa
     assert "TOKENCAP_LIMTI means nothing to tokencap; did you mean TOKENCAP_LIMIT?" in caplog.text
 
 
-def test_a_python_that_cannot_read_toml_is_told_what_to_install(monkeypatch: Any) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "tomllib", None)
-    monkeypatch.setitem(sys.modules, "tomli", None)
+def test_a_python_that_cannot_read_toml_is_told_what_to_install(no_toml: None) -> None:
     with pytest.raises(ConfigurationError, match=r'pip install "tokencap\[config\]"'):
         Policy.from_file(write("limit = 5\n"))
     # A project that configures other tools only needs none of it.
@@ -594,7 +656,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "TOKENCAP_STRICT": "true",
         "TOKENCAP_IDENTIFIERS": "session=a",
         "TOKENCAP_BACKEND": "memory:",
-        "TOKENCAP_PROVIDERS": "openai, anthropic",
+        "TOKENCAP_PROVIDERS": "openai, anthropic, litellm",
         "TOKENCAP_WAIT": "1",
         "TOKENCAP_ON_BACKEND_ERROR": "allow",
         "TOKENCAP_LEDGER": "off",
@@ -613,5 +675,5 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.policy is not None
     assert (found.policy.max_prompt_tokens, found.policy.min_output_tokens) == (1, 3)
     assert (found.ledger, found.otel, found.quiet) == (False, False, True)
-    assert found.providers == ("openai", "anthropic")
+    assert found.providers == ("openai", "anthropic", "litellm")
     assert found.policy.dimensions["session"].strict

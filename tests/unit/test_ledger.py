@@ -312,3 +312,11 @@ def test_no_python_of_ours_is_needed_to_read_a_sqlite_ledger(tmp_path: Path) -> 
     row = other.execute(query).fetchone()
     other.close()
     assert row == ("gpt-4o", 42)
+
+
+def test_where_is_a_mapping() -> None:
+    where: Any = "model=gpt-5"
+    with guard_on(MemoryBackend()) as guard:
+        for ask in (guard.usage, guard.calls):
+            with pytest.raises(ConfigurationError, match="where is 'model=gpt-5'; it must be a mapping like"):
+                ask(where=where)

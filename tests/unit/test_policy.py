@@ -56,6 +56,16 @@ def test_a_limit_that_is_no_int_is_refused_with_what_it_was(limit: Any) -> None:
     assert "a whole number of tokens" in message
 
 
+@pytest.mark.parametrize("flag", ["false", "yes", 0, 1, None])
+def test_a_flag_is_true_or_false(flag: Any) -> None:
+    """`os.environ.get("STRICT", "false")` is true."""
+    for name in ("strict", "required"):
+        flags: Any = {name: flag}
+        assert f"{name} is {flag!r}; it must be True or False" in refused(DimensionPolicy, limit=5, **flags)
+    assert f"enforce is {flag!r}" in refused(Policy, {"session": DimensionPolicy()}, enforce=flag)
+    assert f"strict is {flag!r}" in refused(Policy.blocking, 5, flag)
+
+
 def test_a_limit_no_store_can_count_is_refused() -> None:
     assert "below 9,007,199,254,740,991" in refused(DimensionPolicy, limit=UNLIMITED)
     assert DimensionPolicy(limit=UNLIMITED - 1).limit == UNLIMITED - 1

@@ -123,7 +123,11 @@ class LedgerReader:
     def _rows(
         self, book: bytes, since: float, until: float, newest_first: bool
     ) -> Iterator[tuple[float, Entry]]:
-        low, high = str(_milli(since)), str(_milli(until) - 1)
+        # The ids of a stream begin at the epoch.
+        start, end = max(0, _milli(since)), _milli(until)
+        if end <= start:
+            return
+        low, high = str(start), str(end - 1)
         while True:
             order = ("XREVRANGE", high, low) if newest_first else ("XRANGE", low, high)
             text = self._ask(slot_of(book), "rows", (book,), *order, str(_PAGE))

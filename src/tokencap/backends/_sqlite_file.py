@@ -191,6 +191,7 @@ _WORDS = (
     ("file is not a database", "is not a SQLite database"),
     ("malformed", "is damaged"),
     ("readonly", "is read-only"),
+    ("Permission denied", "cannot be made: this user may not write in its folder"),
     ("is full", "cannot grow: the disk is full"),
     ("unable to open", "cannot be opened"),
     ("disk I/O error", "cannot be read or written"),

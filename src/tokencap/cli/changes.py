@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._audit import LIMIT, RESET, Change
+from .._usage import seconds_of
 from ..budget import UNLIMITED
 from .drawing import Cell, table
-from .options import add_command, seconds_ago
+from .options import EVER, add_command, add_since, range_of
 from .standing import add_budget, asked_for, spell, unknown_budget
 from .store import opened
 from .text import Look, count, paint, when
@@ -35,19 +36,22 @@ def add(commands: Commands) -> None:
         ],
     )
     add_budget(parser, "only these budgets")
-    parser.add_argument("--since", type=seconds_ago, metavar="TIME", help="30m, 24h or 7d (default: ever)")
+    add_since(parser, EVER)
+    parser.set_defaults(until=None)
 
 
 def perform(args: argparse.Namespace, console: Console) -> int:
     """Run the command."""
     dimension, identifier = asked_for(args)
+    since, _ = range_of(args)
     with opened(args.backend) as backend:
+        start = seconds_of(since, backend.now(), "since") or 0.0
         found = [
             change
             for change in backend.changes()
             if (dimension is None or change.key.dimension == dimension)
             and (identifier is None or change.key.identifier == identifier)
-            and (args.since is None or change.at >= backend.now() - args.since)
+            and change.at >= start
         ]
         if dimension is not None and not found:
             known = backend.budgets()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -31,7 +32,8 @@ class Console:
     """Standard output, with what it can show."""
 
     def __init__(self, stream: TextIO | None = None, environ: Mapping[str, str] | None = None) -> None:
-        self.stream = sys.stdout if stream is None else stream
+        # There is none where the shell has closed it (`>&-`); the exit status counts all the same.
+        self.stream: TextIO = stream or sys.stdout or io.StringIO()
         environ = os.environ if environ is None else environ
         # One column less: some terminals wrap a line that is exactly full.
         self.look = look_of(self.stream, environ, max(40, shutil.get_terminal_size((100, 24)).columns - 1))

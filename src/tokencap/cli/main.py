@@ -55,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.backend = settled(args.backend, {**os.environ, CONFIG: file} if file else os.environ)
         status: int = args.perform(args, Console())
     except BrokenPipeError:
-        # `tokencap ... | head`: whoever read has seen enough. Python would complain once more at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # `tokencap ... | head`: whoever read has seen enough.
+        _write_no_more()
         return EXIT_OK
     except KeyboardInterrupt:
         return 130
@@ -65,4 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = "; `tokencap doctor` looks closer" if isinstance(error, BackendError) else ""
         sys.stderr.write(f"tokencap: {error}{hint}\n")
         return EXIT_ERROR
+    except OSError as error:
+        _write_no_more()
+        sys.stderr.write(f"tokencap: {error}\n")
+        return EXIT_ERROR
     return status
+
+
+def _write_no_more() -> None:
+    """Let nobody read what is not written yet: Python would complain once more at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

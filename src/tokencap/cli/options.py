@@ -23,6 +23,7 @@ __all__ = [
     "add_command",
     "add_pairs",
     "add_range",
+    "add_since",
     "positive",
     "range_of",
     "seconds_ago",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_EXCEEDED = 0, 1, 2, 3
+
+EVER = "ever"
 
 EXITS = """exit status:
   0  done
@@ -73,7 +76,8 @@ def add_command(
     parser.add_argument(
         "--backend",
         metavar="STORE",
-        help=f"the store: a SQLite file or redis://host:6379/0#prefix (default: ${VARIABLE} or ./{DEFAULT})",
+        help="the store: a SQLite file or redis://host:6379/0#prefix (default: "
+        f"${VARIABLE}, else `backend` in tokencap.toml, else ./{DEFAULT})",
     )
     if as_json:
         parser.add_argument("--json", action="store_true", help="write JSON, for a script")
@@ -82,20 +86,37 @@ def add_command(
 
 def add_range(parser: argparse.ArgumentParser, since: str) -> None:
     """Let a command be about a range of time, from `since` on if nothing else is said: see `range_of`."""
-    parser.add_argument(
-        "--since", default=since, metavar="TIME", help=f"24h, 7d, 2026-03-01 or `ever` (default: {since})"
-    )
-    parser.add_argument("--until", metavar="TIME", help="24h, 7d or 2026-03-01 (default: now)")
+    add_since(parser, since)
+    parser.add_argument("--until", type=moment, metavar="TIME", help="24h, 7d or 2026-03-01 (default: now)")
+
+
+def add_since(parser: argparse.ArgumentParser, since: str) -> None:
+    """Let a command be about what was since a time, `since` if nothing else is said."""
+    about = f"24h, 7d, 2026-03-01 or `{EVER}` (default: {since})"
+    parser.add_argument("--since", type=_since, default=since, metavar="TIME", help=about)
 
 
 def range_of(args: argparse.Namespace) -> tuple[str | None, str | None]:
     """Return when a range of time begins and ends, as it was written; None: ever, and now."""
-    return None if args.since == "ever" else args.since, args.until
+    return None if args.since == EVER else args.since, args.until
 
 
 def add_pairs(parser: argparse.ArgumentParser, name: str, metavar: str, about: str) -> None:
     """Add an option that may be given again and again, a NAME=VALUE each time."""
     parser.add_argument(name, type=pair, action="append", default=[], metavar=metavar, help=about)
+
+
+def moment(text: str) -> str:
+    """Return `text` if it says a time."""
+    try:
+        seconds_of(text, 0.0, "time")
+    except ConfigurationError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time like 24h, 7d or 2026-03-01") from None
+    return text
+
+
+def _since(text: str) -> str:
+    return text if text == EVER else moment(text)
 
 
 def seconds_ago(text: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._toml import parse
+from .._toml import is_about_us, parse
 from ..backends.protocol import Backend, LedgerBackend
 from ..backends.urls import open_url
 from ..errors import TokencapError
@@ -65,7 +65,7 @@ def configured(environ: Mapping[str, str]) -> tuple[Path, Mapping[str, Any]] | N
         except (OSError, UnicodeDecodeError):
             continue
         root = _TOOL if path.name == "pyproject.toml" else ()
-        table: Any = parse(text, str(path)) if not root or "tokencap" in text else None
+        table: Any = parse(text, str(path)) if not root or is_about_us(text) else None
         for step in root:
             table = table.get(step) if isinstance(table, dict) else None
         if isinstance(table, dict):
@@ -122,8 +122,8 @@ def check_file(path: Path) -> None:
         ) as connection:
             names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.DatabaseError as error:
-        if "locked" in str(error):
-            return
+        if "locked" in str(error) or "readonly" in str(error):
+            return  # whoever opens it says so
         raise NoStoreError(f"{path} cannot be read as a store ({error}). {_SAY}") from None
     if not names & {"counters", "budgets"}:
         raise NoStoreError(f"{path} is a SQLite file without the tables of tokencap. {_SAY}")

@@ -46,6 +46,7 @@ def add(commands: Commands) -> None:
             "--by and --where know provider, endpoint, model, model_asked, ending, every dimension and\n"
             "every tag; where both have a name: dimension:NAME and tag:NAME. --by also knows hour and day."
         ),
+        as_json=False,
     )
     parser.add_argument("--by", default="model", metavar="NAME[,NAME...]", help="default: model")
     add_range(parser, "24h")
@@ -53,6 +54,7 @@ def add(commands: Commands) -> None:
     add_pairs(parser, "--where", "NAME=VALUE", about)
     parser.add_argument("--all", action="store_true", help=f"list all rows, and not only {_ROWS}")
     other = parser.add_mutually_exclusive_group()
+    other.add_argument("--json", action="store_true", help="write JSON, for a script")
     other.add_argument("--csv", action="store_true", help="write CSV")
     other.add_argument("--jsonl", action="store_true", help="write JSON Lines, one a row")
 
