@@ -1,4 +1,4 @@
-"""What comes into the middle of a step: Ctrl-C, a hook that exits, a finalizer or a signal that makes a call."""
+"""What comes into the middle of a step: Ctrl-C, a hook that exits, a finalizer or signal making a call."""
 
 from __future__ import annotations
 
