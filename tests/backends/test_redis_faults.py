@@ -9,6 +9,7 @@ import time
 import uuid
 
 import pytest
+import redis
 
 from backends.redis_servers import Server, Watched, fresh_prefix, until
 from tokencap._audit import Who
@@ -94,7 +95,11 @@ class TestUnreachable:
     def test_nobody_at_the_address(self):
         backend = RedisBackend("redis://127.0.0.1:1", timeout=TIMEOUT)
         for step in flavours(backend):
-            fails(step)
+            error = fails(step)
+            # What led to it is what went wrong, and that once.
+            assert isinstance(error.__cause__, redis.ConnectionError)
+            assert isinstance(error.__cause__.__context__, ConnectionRefusedError)
+            assert error.__cause__.__context__.__context__ is None
 
     def test_a_host_that_does_not_exist(self):
         backend = RedisBackend("redis://no-such-host.invalid", timeout=TIMEOUT)

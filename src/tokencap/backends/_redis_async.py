@@ -162,7 +162,7 @@ class AsyncRedisBackend:
             except Exception as error:
                 if not topology.stale(error) or not await entry.link.refresh():
                     raise
-                return await entry.link.run(call)
+            return await entry.link.run(call)
         except topology.failures() as error:
             raise topology.translated(self._topology.name, error) from error
 

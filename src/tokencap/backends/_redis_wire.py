@@ -117,6 +117,8 @@ class Line(ForkAware):
             try:
                 connection = self._idle.pop()
             except IndexError:
+                connection = None
+            if connection is None:
                 connection = self._pool.make_connection()
                 connection.connect()
             connection.send_packed_command(commands, check_health=False)

@@ -265,7 +265,7 @@ class RedisBackend:
             except Exception as error:
                 if not topology.stale(error) or topology.left() <= 0 or not link.refresh():
                     raise
-                return link.run(call)
+            return link.run(call)
         except topology.failures() as error:
             raise topology.translated(self.name, error) from error
 
