@@ -26,7 +26,7 @@ def backend_of(store: str) -> tokencap.backends.protocol.Backend:
 def spend(store: str, limit: int, threads: int) -> dict[str, int]:
     policy = tokencap.Policy.blocking(limit, strict=True)
     with tokencap.Guard(policy, {"session": "fleet"}, backend_of(store)) as guard:
-        client = guard.wrap(openai.OpenAI(max_retries=0))
+        client = guard.wrap(openai.OpenAI(max_retries=0, timeout=60))
 
         def call(_: int) -> str:
             try:

@@ -358,14 +358,19 @@ def test_a_prompt_that_cannot_be_bounded_is_refused_and_the_error_says_why(
         guard.backend.close()
 
 
-def test_models_to_fall_back_on_cannot_be_bounded(loopback: LoopbackProvider) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"fallbacks": [{"model": "claude-y"}]}, {"compaction": {"type": "summarize"}}]
+)
+def test_what_a_message_costs_beside_its_prompt_and_its_cap_cannot_be_bounded(
+    loopback: LoopbackProvider, asked: dict[str, Any]
+) -> None:
     with Guard(Policy.blocking(100_000, strict=True)) as guard, guard.wrap(anthropic.Anthropic()) as wrapped:
-        with pytest.raises(BudgetExceededError, match="fallbacks"):
+        with pytest.raises(BudgetExceededError, match=next(iter(asked))):
             wrapped.beta.messages.create(
                 model="claude-x",
                 max_tokens=10,
                 messages=[{"role": "user", "content": "hi"}],
-                extra_body={"fallbacks": [{"model": "claude-y"}]},
+                extra_body=asked,
             )
         assert loopback.calls == 0
         guard.backend.close()

@@ -118,8 +118,10 @@ class MessagesDialect(Dialect):
         return Size(found.bound + 600, found.guess + 340) if body.get("tools") else found
 
     def unbounded(self, body: Mapping[str, Any]) -> str | None:
-        # Models that may be asked one after the other, each with an output cap of its own.
-        return "'fallbacks'" if body.get("fallbacks") else super().unbounded(body)
+        # Models that may be asked one after the other, each with an output cap of its own; a prompt of the
+        # provider's for the summary.
+        named = [name for name in ("fallbacks", "compaction") if body.get(name)]
+        return repr(named[0]) if named else super().unbounded(body)
 
     def least_output(self, body: Mapping[str, Any]) -> int:
         budget = get(body.get("thinking"), "budget_tokens")
