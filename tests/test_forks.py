@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -101,3 +102,45 @@ def test_it_can_import_and_load_what_a_thread_of_its_parent_was_loading(tmp_path
         check=True,
         timeout=60,
     )
+
+
+CONNECTING = """
+import asyncio, os, ssl, sys, threading, time
+from tokencap.backends.redis import RedisBackend
+from tokencap.budget import BudgetKey
+
+of_openssl = threading.Lock()  # stands for the ones it takes while it reads certificates
+make_context = ssl.create_default_context
+
+def slowly(*args, **kwargs):
+    with of_openssl:
+        time.sleep(0.5)
+        return make_context(*args, **kwargs)
+
+ssl.create_default_context = slowly
+backend = RedisBackend(sys.argv[1])
+question = [(BudgetKey("session", "s"), 100)]
+steps = {
+    "thread": lambda: backend.get_states(question),
+    "loop": lambda: asyncio.run(backend.as_async().get_states(question)),
+}
+threading.Thread(target=steps[sys.argv[2]], daemon=True).start()
+while not of_openssl.locked():
+    time.sleep(0.001)
+child = os.fork()
+if child == 0:
+    os._exit(not of_openssl.acquire(timeout=1))
+status = os.waitpid(child, 0)[1]
+os._exit(status != 0)
+"""
+
+
+@pytest.mark.parametrize("where", ["thread", "loop"])
+def test_it_can_use_tls_though_its_parent_was_connecting_to_a_store(where: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"rediss://127.0.0.1:{server.getsockname()[1]}"
+        subprocess.run(
+            [sys.executable, "-W", "ignore::DeprecationWarning", "-c", CONNECTING, url, where],
+            check=True,
+            timeout=60,
+        )

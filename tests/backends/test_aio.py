@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -155,3 +157,28 @@ def test_a_finalizer_that_runs_inside_a_verb_is_sent_away():
     store = MemoryBackend(clock=clock)
     assert store.reserve("x", [HOLD], 10, 30.0).reservation
     assert "in use by this very thread" in errors[0]
+
+
+ONE_OF_THE_LAST = """
+import asyncio, concurrent.futures.thread, threading, time
+from tokencap.backends.aio import ThreadedAsyncBackend
+from tokencap.backends.memory import MemoryBackend
+from tokencap.budget import BudgetKey, Hold
+
+async def call():
+    store = ThreadedAsyncBackend(MemoryBackend())
+    grant = await store.reserve("x", [Hold(BudgetKey("tenant", "acme"), 100, 1.0, 10, 20)], 10, 30.0)
+    print((await store.settle(grant.reservation, 7)).states[0].used)
+
+def go_on():
+    while not concurrent.futures.thread._shutdown:
+        time.sleep(0.001)
+    asyncio.run(call())
+
+threading.Thread(target=go_on).start()
+"""
+
+
+def test_a_loop_that_outlives_the_main_thread_goes_on():
+    done = subprocess.run([sys.executable, "-c", ONE_OF_THE_LAST], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("7\n", "")

@@ -11,6 +11,7 @@ import pytest
 from stores import CLOCKED, STORES
 from tokencap._periods import calendar, rolling
 from tokencap.backends._redis_scripts import Call, Script
+from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.protocol import Backend
 from tokencap.budget import UNLIMITED, Asked, BudgetKey, BudgetState, Held, Hold, Mark, Reservation
 from tokencap.errors import ConfigurationError
@@ -579,6 +580,18 @@ class Ticking:
         store = STORES[store_name](tmp_path_factory.mktemp("other"), clock=clock)
         yield store
         store.close()
+
+
+def test_a_store_in_memory_remembers_what_was_booked_for_another_for_a_day():
+    clock = Clock()
+    backend = MemoryBackend(clock=clock)
+    for _ in range(100):
+        clock.now += 3600
+        elsewhere = Reservation(new(), (Held(A, "", 0),), 0)
+        backend.settle(elsewhere, 1)
+        backend.settle(elsewhere, 1)
+    assert state(backend).used == 100
+    assert len(backend._ended) <= 25
 
 
 class TestCalendarWindows(Ticking):

@@ -667,6 +667,18 @@ class TestHousekeeping:
         assert used(backend) == 7
         backend.close()
 
+    def test_what_was_booked_for_another_store_is_remembered_for_a_day(self, path):
+        now = [1000.0]
+        backend = SQLiteBackend(path, clock=lambda: now[0])
+        for hour in range(100):
+            now[0] += 3600
+            for _ in range(2):
+                backend.settle(Reservation(f"elsewhere-{hour}", (Held(KEY, "", 0),), 0), 1)
+        assert used(backend) == 100
+        with plain(path) as other:
+            assert other.execute("SELECT count(*) FROM ended").fetchone()[0] <= 25
+        backend.close()
+
     def test_the_dead_are_found_by_ordinary_calls_within_about_a_second(self, path):
         now = [1000.0]
         backend = SQLiteBackend(path, clock=lambda: now[0])

@@ -6,6 +6,7 @@ own defaults (no time-out before 6, ten retries since) would hold a call for a m
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import threading
 import time
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from .._fork import Mutex
 from ..errors import BackendError, ConfigurationError
 
 __all__ = [
@@ -48,6 +50,8 @@ _SYNC, _ASYNC = "redis", "redis.asyncio"
 # Parts of the whole time-out that one silent node may use up, so that there is time to ask another.
 _SENTINEL_SHARE = 4
 CLUSTER_SHARE = 3
+_MOST_FOR_TLS = 5.0
+"""Seconds that a fork waits for one connection."""
 
 _CODES = {
     "MovedError": "MOVED",
@@ -84,6 +88,9 @@ def require_redis() -> None:
         raise ConfigurationError(
             f'RedisBackend needs redis-py 5, this is {redis.__version__}: pip install "tokencap[redis]"'
         )
+    # Sockets import it when they first look up a name. Were it a thread that does so while another one
+    # forks, the child would wait for that import for ever.
+    codecs.lookup("idna")
 
 
 @cache
@@ -199,7 +206,7 @@ class Topology(NamedTuple):
             return module.ConnectionPool(**options)
         sentinel = import_module(f"{flavour}.sentinel")
         kind = sentinel.SentinelManagedSSLConnection if self.tls else sentinel.SentinelManagedConnection
-        options["connection_class"] = _bounded(kind) if flavour == _SYNC else kind
+        options["connection_class"] = _bounded(kind) if flavour == _SYNC else _announced(kind)
         asking = self._settings(flavour, timeout / _SENTINEL_SHARE, self.sentinel_options)
         manager = sentinel.Sentinel([])
         manager.sentinels = [
@@ -224,7 +231,7 @@ class Topology(NamedTuple):
             options = {name: value for name, value in options.items() if name[:4] != "ssl_"}
             options.update({name: value for name, value in self.options.items() if name in known})
         options.update(
-            connection_class=_bounded(kind) if flavour == _SYNC else kind,
+            connection_class=_bounded(kind) if flavour == _SYNC else _announced(kind),
             socket_timeout=wait,
             socket_connect_timeout=wait,
             max_connections=_PLENTY,
@@ -351,8 +358,27 @@ def _retry(flavour: str, times: int) -> Any:
 
 
 @cache
+def _announced(base: Any) -> Any:
+    """Return `base`, a connection for coroutines, so that a fork waits for the TLS that it sets up.
+
+    All TLS of a child would wait for ever for what a thread of its parent was setting up for it.
+    """
+
+    class Announced(base):  # type: ignore[misc]
+        def _connection_arguments(self) -> Any:
+            mutex = Mutex(patience=_MOST_FOR_TLS)
+            with mutex.lock:
+                return super()._connection_arguments()
+
+    return Announced
+
+
+@cache
 def _bounded(base: Any) -> Any:
-    """Return `base` as a connection whose every wait ends when its thread's allowance does."""
+    """Return `base` as a connection whose every wait ends when its thread's allowance does.
+
+    A fork waits for its TLS, see `_announced`.
+    """
     timeout_error = import_module("redis").TimeoutError
 
     class Bounded(base):  # type: ignore[misc]
@@ -374,6 +400,11 @@ def _bounded(base: Any) -> Any:
                 if not wait * 0.95 <= (self._sock.gettimeout() or 0.0) <= wait * 1.05:
                     self._sock.settimeout(wait)
             super().send_packed_command(command, check_health)
+
+        def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+            mutex = Mutex(patience=self._most)
+            with mutex.lock:
+                return super()._wrap_socket_with_ssl(sock)
 
         def _wait(self) -> float:
             wait: float = min(left(), self._most)

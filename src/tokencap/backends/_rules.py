@@ -14,6 +14,7 @@ from ..budget import UNLIMITED, Asked, BudgetKey, BudgetState, Hold, share_floor
 from ..errors import ConfigurationError
 
 __all__ = [
+    "PRUNE_SECONDS",
     "TOMBSTONE_SECONDS",
     "Admission",
     "Question",
@@ -34,7 +35,11 @@ Question = Union[Asked, "tuple[BudgetKey, int]"]
 """What `get_states` is asked: a pair means a budget that runs for ever."""
 
 TOMBSTONE_SECONDS = 24 * 3600.0
-"""How long a store remembers a reservation that expired, so that a late settlement corrects it."""
+"""How long a store remembers a reservation that expired, so that a late settlement corrects it; and one that
+was booked for another store, so that it is not booked twice."""
+
+PRUNE_SECONDS = 3600.0
+"""How often it looks for what it need not remember any more."""
 
 
 class Admission(NamedTuple):

@@ -20,7 +20,7 @@ from ..budget import (
     Settlement,
     share_ceil,
 )
-from ._rules import TOMBSTONE_SECONDS, Question, admit, in_force, in_full, resets_at, turn
+from ._rules import PRUNE_SECONDS, TOMBSTONE_SECONDS, Question, admit, in_force, in_full, resets_at, turn
 from ._sqlite_changes import note
 from ._sqlite_ledger import LedgerWriter
 from ._sqlite_windows import READ_COUNTER, Row, Windows
@@ -99,6 +99,7 @@ class Books:
         self._prefix = f"{store}:"
         self._clock = clock
         self._swept_at = clock()
+        self._pruned_at = 0.0
         self._windows = Windows(cursor)
         # (number of the key, life, at_pct) known to be passed: saves asking the file at every settlement.
         self._passed: set[tuple[int, int, float]] = set()
@@ -163,6 +164,7 @@ class Books:
         now = self._clock()
         back, used, expired, charged_at = 0, tokens, 0, now
         if not mine:
+            self._prune(now)
             if execute(_BOOK_ONCE, (plain_id, now)).rowcount < 1:
                 return _ENDED
             alive = self._held(plain_id, holds)[0]
@@ -401,8 +403,13 @@ class Books:
             self._windows.late(key, life, charge)
             self._windows.charged(key, life, now, charge)
         self.cursor.execute(_BURY, (now,))
-        self.cursor.execute(_PRUNE, (now - TOMBSTONE_SECONDS,))
+        self._prune(now)
         return True
+
+    def _prune(self, now: float) -> None:
+        if not -PRUNE_SECONDS < now - self._pruned_at < PRUNE_SECONDS:
+            self._pruned_at = now
+            self.cursor.execute(_PRUNE, (now - TOMBSTONE_SECONDS,))
 
     def _note_expired(self, left: tuple[int, int], now: float) -> int | None:
         charge, about = left

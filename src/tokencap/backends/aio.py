@@ -43,8 +43,13 @@ class Threads:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return await aside(step)
+        try:
+            done = loop.run_in_executor(self._executor(), step)
+        except RuntimeError:
+            # The main thread has ended, and no thread begins anything new: this loop is one of the last.
+            return step()
         # The shield leaves a started or queued step alone when the waiting task is cancelled.
-        return await asyncio.shield(loop.run_in_executor(self._executor(), step))
+        return await asyncio.shield(done)
 
     def close(self) -> None:
         """Let the threads end once they have done what they were given."""

@@ -30,6 +30,7 @@ from ..errors import BackendError
 from ._memory_counter import Counter
 from ._memory_ledger import MemoryLedger
 from ._rules import (
+    PRUNE_SECONDS,
     TOMBSTONE_SECONDS,
     Question,
     admit,
@@ -100,6 +101,7 @@ class MemoryBackend(ForkAware):
         self._ledger = MemoryLedger(retention or Retention(rows=10_000))
         self._changes: deque[Change] = deque(maxlen=1000)
         self._swept_at = clock()
+        self._pruned_at = 0.0
         survive_forks(self)
 
     @_alone
@@ -149,6 +151,7 @@ class MemoryBackend(ForkAware):
         if not mine:
             if ended is not None:
                 return Settlement(())
+            self._prune(now)
             self._ended[reservation.id] = (now, None)
             alive = self._live.get(reservation.id)
             reservation, mine = (reservation, False) if alive is None else (alive.reservation, True)
@@ -367,6 +370,11 @@ class MemoryBackend(ForkAware):
                 elif held.epoch == self._epoch(counter.before):
                     counter.previous += reservation.charge
         if dead:
+            self._prune(now)
+        return bool(dead)
+
+    def _prune(self, now: float) -> None:
+        if not -PRUNE_SECONDS < now - self._pruned_at < PRUNE_SECONDS:
+            self._pruned_at = now
             ended = self._ended.items()
             self._ended = {each: (at, how) for each, (at, how) in ended if at > now - TOMBSTONE_SECONDS}
-        return bool(dead)
