@@ -20,6 +20,7 @@ import uuid
 import pytest
 
 from tokencap._periods import calendar
+from tokencap.backends import _sqlite_file
 from tokencap.backends.sqlite import SQLiteBackend
 from tokencap.budget import UNLIMITED, Asked, BudgetKey, BudgetState, Held, Hold, Mark, Reservation
 from tokencap.errors import BackendError, ConfigurationError
@@ -96,8 +97,30 @@ def failing(backend, words):
     assert time.monotonic() - started < 5 * (0.15 + PATIENCE)
 
 
+def test_a_file_that_is_mounted_without_its_folder_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "on its own.db"
+    path.touch()
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"23 98 0:21 / {tmp_path} rw,nosuid - ext4 /dev/sda1 rw\n"
+        f"24 23 8:1 /srv/own.db {str(path).replace(' ', chr(92) + '040')} rw - ext4 /dev/sda1 rw\n"
+    )
+    monkeypatch.setattr(_sqlite_file, "_MOUNTS", str(mounts))
+    with pytest.raises(BackendError, match="mount the folder"):
+        spend(SQLiteBackend(path))
+    spend(SQLiteBackend(tmp_path / "beside.db"))
+
+
 class TestArguments:
-    @pytest.mark.parametrize("path", ["", "a\0b", b"bytes", ":memory:", "."])
+    def test_a_python_with_an_old_sqlite_is_told_which_it_needs(self, path, monkeypatch):
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 7, 17))
+        monkeypatch.setattr(sqlite3, "sqlite_version", "3.7.17")
+        with pytest.raises(ConfigurationError, match=r"needs SQLite 3\.24 or later, .* 3\.7\.17"):
+            SQLiteBackend(path)
+
+    @pytest.mark.parametrize(
+        "path", ["", "a\0b", b"bytes", ":memory:", ".", "file:a.db?mode=ro", "sqlite:a.db"]
+    )
     def test_a_path_that_cannot_work_is_refused(self, path):
         with pytest.raises(ConfigurationError):
             SQLiteBackend(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -18,7 +19,17 @@ try:
 except ImportError:  # Windows, where an open file cannot be deleted either
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FileBusyError", "Identity", "Opened", "check_path", "checkpoint", "is_busy", "open_file", "say"]
+__all__ = [
+    "FileBusyError",
+    "Identity",
+    "Opened",
+    "check_path",
+    "check_sqlite",
+    "checkpoint",
+    "is_busy",
+    "open_file",
+    "say",
+]
 
 Identity = tuple[int, int]
 """Device and inode: the same path may lead to another file later."""
@@ -26,11 +37,17 @@ Identity = tuple[int, int]
 # Small pages, because every commit writes and checksums whole pages. No effect on a file that has some.
 _PAGE_SIZE = 512
 
+# The first with INSERT ... ON CONFLICT.
+_OLDEST_SQLITE = (3, 24, 0)
+
 # In pages of the write-ahead log: when `checkpoint` stops the others for a moment, so that the log can
 # start over, and when SQLite does it by itself, because processes die before they come to it.
 _LONG_LOG = 10_000
 _TOO_LONG_LOG = 64_000
 _BARRIER_ATTEMPTS = 1000
+
+_MOUNTS = "/proc/self/mountinfo"
+"""What is mounted where in this process's view, on Linux."""
 
 
 class FileBusyError(Exception):
@@ -51,9 +68,20 @@ class Opened(NamedTuple):
         _close(self.cursor)
 
 
+def check_sqlite() -> None:
+    """Raise ConfigurationError where this Python's SQLite is too old for our statements."""
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        oldest = ".".join(map(str, _OLDEST_SQLITE[:2]))
+        raise ConfigurationError(
+            f"SQLiteBackend needs SQLite {oldest} or later, and this Python was built with "
+            f"{sqlite3.sqlite_version}"
+        )
+
+
 def check_path(path: str) -> str:
     """Return `path`, absolute: a later change of directory must not lead to another file."""
-    if not isinstance(path, str) or not path or "\0" in path:
+    # SQLite's own spelling of a URI and ours of a store: a file of such a name would be another store.
+    if not isinstance(path, str) or not path or "\0" in path or path.startswith(("file:", "sqlite:")):
         raise ConfigurationError(f"path is the name of a file, not {path!r}")
     if path == ":memory:":
         raise ConfigurationError("path is the name of a file; for budgets in memory use MemoryBackend()")
@@ -103,6 +131,10 @@ def open_file(path: str, synchronous: str, stale_wal: Identity | None = None) ->
         # SQLite would open it all the same and make a log with the same mode, which would still be
         # read-only when the file is not any more.
         raise UnusableFileError("is read-only")
+    if _mounted(path):
+        raise UnusableFileError(
+            "is mounted without its folder, so that its log lies where nobody else sees it: mount the folder"
+        )
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     cursor = connection.cursor()
     try:
@@ -119,6 +151,16 @@ def open_file(path: str, synchronous: str, stale_wal: Identity | None = None) ->
     except BaseException:
         _close(cursor)
         raise
+
+
+def _mounted(path: str) -> bool:
+    """Return whether the file at `path` is a mount of its own, apart from its folder."""
+    spelled = re.sub(rb"[ \t\n\\]", lambda sign: b"\\%03o" % ord(sign[0]), os.fsencode(path))
+    try:
+        with open(_MOUNTS, "rb") as mounts:
+            return any(mount.split(b" ", 5)[4] == spelled for mount in mounts)
+    except OSError:
+        return False
 
 
 def checkpoint(connection: sqlite3.Connection, path: str) -> None:

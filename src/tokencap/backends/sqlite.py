@@ -22,7 +22,7 @@ from ..errors import BackendError, ConfigurationError
 from ._rules import check_change, check_grant, check_holds, check_limit
 from ._sqlite_async import AsyncSQLiteBackend, WouldWaitError
 from ._sqlite_books import READ, WRITE, Books
-from ._sqlite_file import FileBusyError, Opened, check_path, checkpoint, is_busy, open_file, say
+from ._sqlite_file import FileBusyError, Opened, check_path, check_sqlite, checkpoint, is_busy, open_file, say
 from ._sqlite_ledger import LedgerReader
 from ._sqlite_schema import UnusableFileError
 from ._sqlite_straight import StraightBooks
@@ -67,6 +67,7 @@ class SQLiteBackend(ForkAware):
         clock: Callable[[], float] = time.time,
         retention: Retention | None = None,
     ) -> None:
+        check_sqlite()
         given = os.fspath(path)
         self._path = check_path(given)
         if synchronous not in ("NORMAL", "FULL"):
