@@ -38,7 +38,7 @@ Identity = tuple[int, int]
 _PAGE_SIZE = 512
 
 # The first with INSERT ... ON CONFLICT.
-_OLDEST_SQLITE = (3, 24, 0)
+_OLDEST_SQLITE = (3, 24)
 
 # In pages of the write-ahead log: when `checkpoint` stops the others for a moment, so that the log can
 # start over, and when SQLite does it by itself, because processes die before they come to it.
@@ -71,10 +71,8 @@ class Opened(NamedTuple):
 def check_sqlite() -> None:
     """Raise ConfigurationError where this Python's SQLite is too old for our statements."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        oldest = ".".join(map(str, _OLDEST_SQLITE[:2]))
         raise ConfigurationError(
-            f"SQLiteBackend needs SQLite {oldest} or later, and this Python was built with "
-            f"{sqlite3.sqlite_version}"
+            f"SQLiteBackend needs SQLite 3.24 or later, and this Python has {sqlite3.sqlite_version}"
         )
 
 
