@@ -65,9 +65,9 @@ def test_a_midnight_that_is_skipped_is_the_moment_the_clocks_go_forward() -> Non
 
 
 def test_a_midnight_that_comes_twice_counts_the_first_time() -> None:
-    assert window("day", "America/Havana", "2026-11-01T00:30-05:00") == (
-        "2026-11-01T00:00:00-04:00",
-        "2026-11-02T00:00:00-05:00",
+    assert window("day", "America/Havana", "2024-11-03T00:30-05:00") == (
+        "2024-11-03T00:00:00-04:00",
+        "2024-11-04T00:00:00-05:00",
         25,
     )
 
