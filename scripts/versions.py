@@ -1,4 +1,4 @@
-"""The call matrix on every Python from 3.9 to 3.13 found here, with the oldest and the newest SDKs.
+"""The call matrix on every Python from 3.9 to 3.15 found here, with the oldest and the newest SDKs.
 
     python scripts/versions.py [--python 3.9] [--sdks oldest] [--jobs 2]
 
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 VENVS = ROOT / ".venv" / "versions"
-MINORS = range(9, 14)
+MINORS = range(9, 16)
 
 # The oldest supported, as in the extras. The first two were written for an httpx that still took `proxies=`,
 # which 0.28 does not, and those of Gemini and Mistral ask for 0.28: so they come in two lots.
