@@ -338,7 +338,7 @@ def test_a_cancelled_wait_for_admission_leaves_nothing_held() -> None:
 
                 # In a context of its own, or it would count as part of the first.
                 task = contextvars.Context().run(asyncio.ensure_future, second())
-                while not guard.runtime.queue.waiting:  # noqa: ASYNC110
+                while not guard.runtime.queue.waited_for(guard.runtime.plan_here().keys):  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):

@@ -172,11 +172,12 @@ def test_a_child_does_not_queue_behind_a_thread_of_its_parent_that_waits(
         other = Guard(Policy.blocking(LIMIT), {"session": "s"}, store.handle())
         waiting = threading.Thread(target=lambda: once(guard, "x" * 200, max_tokens=20))
         waiting.start()
-        until(lambda: guard.runtime.queue.waiting or not waiting.is_alive())
-        assert guard.runtime.queue.waiting
+        keys = guard.runtime.plan_here().keys
+        until(lambda: guard.runtime.queue.waited_for(keys) or not waiting.is_alive())
+        assert guard.runtime.queue.waited_for(keys)
 
         def child() -> None:
-            assert not guard.runtime.queue.waiting
+            assert not guard.runtime.queue.waited_for(keys)
 
         join(fork(child))
         other.set_limit("session", 10_000)

@@ -17,7 +17,7 @@ from ._observe import before_call
 from ._output import Output, ceiling_of, output_of
 from ._plan import Ask, may_decide, refusal
 from ._waiting import POLL_SECONDS, inside_open_call
-from .budget import BudgetState, CheckResult, Grant, Reservation, share_floor
+from .budget import BudgetKey, BudgetState, CheckResult, Grant, Reservation, share_floor
 from .errors import BudgetExceededError
 from .policy import ActionKind
 
@@ -78,14 +78,15 @@ def admit(session: CallSession) -> Flow[Admission]:
         if bid.need > most:
             reason = f"the prompt takes about {bid.need:,} tokens, and max_prompt_tokens is {most:,}"
             yield from _refuse_outright(session, bid.need, reason)
-    if runtime.queue.waiting and not inside_open_call():
-        # Whoever waits already goes first.
-        return (yield from _in_turn(session, bid))
+    wanted = runtime.queue.waited_for(session.plan.keys)
+    if wanted and not inside_open_call():
+        # Whoever waits for one of its budgets already goes first.
+        return (yield from _in_turn(session, bid, wanted))
     answer = yield from bid.offer()
     if isinstance(answer, Admission):
         return answer
     if answer.contended and runtime.wait and not inside_open_call():
-        return (yield from _in_turn(session, bid))
+        return (yield from _in_turn(session, bid, _full(answer)))
     return (yield from _refuse(session, answer))
 
 
@@ -153,11 +154,16 @@ class _Bid:
         return min(output.cap, math.floor(room / output.ratio))
 
 
-def _in_turn(session: CallSession, bid: _Bid) -> Flow[Admission]:
+def _full(check: CheckResult) -> list[BudgetKey]:
+    """Return the budgets that refused a call."""
+    return [check.states[dimension].key for dimension in check.violated]
+
+
+def _in_turn(session: CallSession, bid: _Bid, wanted: Sequence[BudgetKey]) -> Flow[Admission]:
     """Wait for the holds of other calls, first come, first served, for at most `wait` seconds."""
     queue = session.runtime.queue
     deadline = time.monotonic() + session.runtime.wait
-    ticket = queue.join()
+    ticket = queue.join(session.plan.keys, wanted)
     try:
         while True:
             left = deadline - time.monotonic()
@@ -167,6 +173,7 @@ def _in_turn(session: CallSession, bid: _Bid) -> Flow[Admission]:
                     return answer
                 if left <= 0 or not answer.contended:
                     yield from _refuse(session, answer)
+                queue.wait_for(ticket, _full(answer))
             pause = min(left, POLL_SECONDS) if queue.is_first(ticket) else left
             yield Step(ticket.sleep, ticket.asleep, (pause,), cancellable=True)
     finally:

@@ -219,7 +219,7 @@ class CallSession:
                 raise
             return
         finally:
-            runtime.queue.wake()
+            runtime.queue.wake(self.plan.keys)
             if self.plan.observes and runtime.observed:
                 runtime.note(self._record(ending, tokens))
         runtime.observe_states(settlement.states)

@@ -1,6 +1,6 @@
 """Waiting for the holds of other calls: in order of arrival, woken at once by calls of this process.
 
-Holds of other processes give no sign when they end, so the first in the queue also looks now and then.
+Holds of other processes give no sign when they end, so the first in a queue also looks now and then.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Callable
@@ -18,6 +19,7 @@ from ._fork import ForkAware, survive_forks
 
 if TYPE_CHECKING:
     from ._session import CallSession
+    from .budget import BudgetKey
 
 __all__ = ["POLL_SECONDS", "Queue", "Ticket", "enter", "inside_open_call"]
 
@@ -43,7 +45,11 @@ def inside_open_call() -> bool:
 class Ticket:
     """A place in the queue, and a way to sleep on it in a thread or a task."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Collection[BudgetKey], wants: Iterable[BudgetKey]) -> None:
+        self.keys = keys
+        """The budgets of the call."""
+        self.wants = frozenset(wants)
+        """Those that it waits for."""
         # A bare lock, open when somebody has woken us. Of an Event, `set` would wait for its own thread where
         # a signal or the garbage collector has it call `set` in the middle of another `set`.
         self._gate = threading.Lock()
@@ -93,7 +99,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 class Queue(ForkAware):
-    """The calls of one Guard that wait, first come, first served.
+    """The calls of one Guard that wait: for each budget first come, first served.
 
     Without a lock, so that a call made by a signal handler or a finalizer can wait in the middle of another's
     waiting: what is done to the deque is done at once.
@@ -107,30 +113,44 @@ class Queue(ForkAware):
         """See `_fork`: those who wait do so in the parent."""
         self._tickets: deque[Ticket] = deque()
 
-    def join(self) -> Ticket:
-        """Take the last place."""
-        ticket = Ticket()
+    def join(self, keys: Collection[BudgetKey], wants: Iterable[BudgetKey]) -> Ticket:
+        """Take the last place. For `keys` and `wants` see `Ticket`."""
+        ticket = Ticket(keys, wants)
         self._tickets.append(ticket)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Give a place up, and let the next one try."""
         self._tickets.remove(ticket)
-        self.wake()
+        self.wake(ticket.wants)
+
+    def wait_for(self, ticket: Ticket, wants: Iterable[BudgetKey]) -> None:
+        """Wait for these budgets from now on, and let those try who stood behind it for others."""
+        before, ticket.wants = ticket.wants, frozenset(wants)
+        self.wake(before - ticket.wants)
 
     def is_first(self, ticket: Ticket) -> bool:
-        """Return whether it is this ticket's turn."""
-        return bool(self._tickets) and self._tickets[0] is ticket
+        """Return whether nobody has waited for longer for a budget of this ticket's call."""
+        for other in list(self._tickets):
+            if other is ticket or not other.wants.isdisjoint(ticket.keys):
+                return other is ticket
+        return False
 
-    @property
-    def waiting(self) -> bool:
-        """True when somebody waits."""
-        return bool(self._tickets)
+    def waited_for(self, keys: Iterable[BudgetKey]) -> list[BudgetKey]:
+        """Return those of these budgets that somebody waits for."""
+        if not self._tickets:
+            return []
+        wanted = frozenset().union(*[ticket.wants for ticket in list(self._tickets)])
+        return [key for key in keys if key in wanted]
 
-    def wake(self) -> None:
-        """Let the first one try again. Costs nothing when nobody waits."""
-        try:
-            first = self._tickets[0]
-        except IndexError:
+    def wake(self, keys: Iterable[BudgetKey]) -> None:
+        """Let the first ones try again that wait for these budgets. Costs nothing when nobody waits."""
+        if not self._tickets:
             return
-        first.wake()
+        ahead: set[BudgetKey] = set()
+        for ticket in list(self._tickets):
+            if ahead.isdisjoint(ticket.keys) and not ticket.wants.isdisjoint(keys):
+                ticket.wake()
+            ahead |= ticket.wants
+            if ahead.issuperset(keys):
+                return
