@@ -708,6 +708,20 @@ def test_a_chunk_without_choices_and_without_usage_is_shown(books: Books, wire: 
     assert books.used == 4
 
 
+def test_a_usage_chunk_of_zeros_is_not_shown_to_a_caller_who_did_not_ask(books: Books, wire: Wire) -> None:
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    chunks = [
+        sse({**head, "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}),
+        sse({**head, "choices": [], "usage": zeros}),
+        b"data: [DONE]\n\n",
+    ]
+    wire.answers["POST", "/v1/chat/completions"] = lambda request: reply_events(chunks)
+    events = list(DIALECTS["chat"].open(client_of(books, wire, DIALECTS["chat"], False)))
+    assert [len(event.choices) for event in events] == [1]
+    assert books.used == books.last.estimate + 1
+
+
 @pytest.mark.parametrize("shape", ["in every chunk", "in the last chunk with choices"])
 def test_cumulative_usage_of_compatible_servers_is_not_added_up(shape: str, books: Books, wire: Wire) -> None:
     head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}

@@ -37,9 +37,10 @@ class ChatTally(Tally):
         if found is not None:
             # Compatible servers repeat cumulative usage; the last one counts.
             self.usage, self.characters = found, 0
-            if not choices:
-                self.done = True
-                return True
+        if usage is not None and not choices:
+            # Some compatible servers count nothing: a chunk of zeros.
+            self.done = found is not None
+            return True
         self.awaited = False
         for choice in choices or ():
             if found is None:
