@@ -85,6 +85,10 @@ def unguarded(variant: Variant, is_async: bool) -> tuple[Any, Wire]:
         if "SchemaSerializer" in str(error):
             raise Missing("pydantic cannot dump what this SDK made of the reply") from error
         raise
+    except AttributeError as error:
+        if "'__discriminator__'" in str(error):
+            raise Missing("this SDK is older than Python 3.14 and cannot read such a reply there") from error
+        raise
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=CASE_IDS)
