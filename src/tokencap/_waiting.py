@@ -120,14 +120,14 @@ class Queue(ForkAware):
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """Give a place up, and let the next one try."""
+        """Give a place up, and let those try who stood behind it."""
         self._tickets.remove(ticket)
-        self.wake(ticket.wants)
+        self._wake(ticket.wants, lambda behind: behind.keys)
 
     def wait_for(self, ticket: Ticket, wants: Iterable[BudgetKey]) -> None:
         """Wait for these budgets from now on, and let those try who stood behind it for others."""
         before, ticket.wants = ticket.wants, frozenset(wants)
-        self.wake(before - ticket.wants)
+        self._wake(before - ticket.wants, lambda one: () if one is ticket else one.keys)
 
     def is_first(self, ticket: Ticket) -> bool:
         """Return whether nobody has waited for longer for a budget of this ticket's call."""
@@ -145,11 +145,14 @@ class Queue(ForkAware):
 
     def wake(self, keys: Iterable[BudgetKey]) -> None:
         """Let the first ones try again that wait for these budgets. Costs nothing when nobody waits."""
-        if not self._tickets:
-            return
+        if self._tickets:
+            self._wake(frozenset(keys), lambda ticket: ticket.wants)
+
+    def _wake(self, keys: frozenset[BudgetKey], minding: Callable[[Ticket], Collection[BudgetKey]]) -> None:
+        """Wake those with nobody before them for whom it matters that something has changed about `keys`."""
         ahead: set[BudgetKey] = set()
         for ticket in list(self._tickets):
-            if ahead.isdisjoint(ticket.keys) and not ticket.wants.isdisjoint(keys):
+            if ahead.isdisjoint(ticket.keys) and not keys.isdisjoint(minding(ticket)):
                 ticket.wake()
             ahead |= ticket.wants
             if ahead.issuperset(keys):

@@ -106,3 +106,12 @@ def test_one_that_comes_to_wait_for_another_budget_lets_those_behind_it_try() ->
     assert woken(first, second) == [False, True]
     assert queue.is_first(second)
     assert queue.waited_for((ALL, UMBRELLA)) == [ALL]
+
+
+def test_one_that_waits_for_another_budget_tries_when_nobody_stands_before_it_any_more() -> None:
+    queue = Queue()
+    first, second = queue.join((ACME,), (ACME,)), queue.join((ACME, ALL), (ALL,))
+    queue.wake((ALL,))
+    assert woken(first, second) == [False, False]
+    queue.leave(first)
+    assert woken(second) == [True]
