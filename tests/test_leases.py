@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +26,9 @@ import pytest
 from backends.redis_servers import until
 from forked import fork, join
 from stores import STORES, Store
-from tokencap import BudgetExceededError, Guard, Policy
+from tokencap import Action, BudgetExceededError, DimensionPolicy, Guard, Policy, StatusResponse, Threshold
 from tokencap._loopback import LoopbackProvider
+from tokencap.backends.memory import MemoryBackend
 from tokencap.budget import BudgetState
 
 LIMIT = 1_000_000
@@ -185,6 +186,38 @@ def test_a_child_does_not_queue_behind_a_thread_of_its_parent_that_waits(
         waiting.join()
         other.teardown()
         assert settled(guard).used == loopback.tokens
+
+
+class Renewed(MemoryBackend):
+    times = 0
+
+    def renew(self, ids: Collection[str], lease: float) -> set[str]:
+        self.times += 1
+        return super().renew(ids, lease)
+
+
+def test_a_callback_that_takes_its_time_costs_no_call_its_hold(loopback: LoopbackProvider) -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def ask_somebody(status: StatusResponse) -> None:
+        began.set()
+        may_end.wait(60)
+
+    warn = Threshold(0.00001, [Action(kind="WARN", callback=ask_somebody)])
+    store = Renewed()
+    guard = Guard(Policy({"session": DimensionPolicy(LIMIT, [warn])}), backend=store, lease_seconds=0.3)
+    with guard, guard.wrap(new_client()) as client:
+        under_way, dropped = ask(client, stream=True), ask(client, stream=True)
+        next(dropped)
+        del dropped
+        gc.collect()
+        assert began.wait(20)
+        before = store.times
+        try:
+            until(lambda: store.times > before + 2)
+        finally:
+            may_end.set()
+        list(under_way)
 
 
 @forks

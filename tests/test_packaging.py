@@ -22,6 +22,7 @@ LONGER = {
     "_default.py": "wrap() has an overload per client class, twice: limit and policy exclude each other",
     "guard.py": "as many overloads for Guard.wrap()",
     "_session.py": "the whole life of a call",
+    "_keeper.py": "all that goes on beside the calls of a process, and how it comes to an end",
     "policy.py": "four nouns and every message about them, read together",
     "providers/openai.py": "one table of rows with the dialects they name",
     "backends/memory.py": "one store, whole",

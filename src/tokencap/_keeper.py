@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ._flow import Flow, run
@@ -53,6 +54,7 @@ class Keeper(ForkAware):
         self._disowned: deque[tuple[float, Plan, str]] = deque(maxlen=_DISOWNED)
         self._bell: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._drainer: threading.Thread | None = None
         self._starting = threading.RLock()
 
     def after_fork_in_child(self) -> None:
@@ -174,8 +176,9 @@ class Keeper(ForkAware):
         thread, self._thread = self._thread, None
         if thread is not None:
             self._bell.put(False)
-            if thread is not threading.current_thread():
-                thread.join(timeout=_JOIN_SECONDS)
+        for one in (thread, self._drainer):
+            if one is not None and one is not threading.current_thread():
+                one.join(timeout=_JOIN_SECONDS)
         from ._session import Ending
 
         kept_before = self._ever_kept
@@ -220,7 +223,9 @@ class Keeper(ForkAware):
         interval = self._runtime.lease / 3
         renew_at = time.monotonic() + interval
         while True:
-            pause = _RETRY_SECONDS if self._kept or self._disowned else max(0.0, renew_at - time.monotonic())
+            pause = max(0.0, renew_at - time.monotonic())
+            if self.work:
+                pause = min(pause, _RETRY_SECONDS)
             try:
                 if not self._bell.get(timeout=pause):
                     return
@@ -228,17 +233,31 @@ class Keeper(ForkAware):
                     time.sleep(_GRACE_SECONDS)
             except queue.Empty:
                 pass
-            try:
-                # First: settlements that fail again must not cost the calls under way their holds.
-                if time.monotonic() >= renew_at:
-                    renew_at = time.monotonic() + min(interval, _RETRY_SECONDS)
-                    self._renew()
-                    renew_at = time.monotonic() + interval
-                run(self.drain())
-            except BackendError as error:
-                log.warning("the store cannot be reached: %s", error, extra={"settlements": len(self._kept)})
-            except Exception:
-                log.exception("unexpected; the keeper goes on")
+            if time.monotonic() >= renew_at:
+                renewed = self._attempt(self._renew)
+                renew_at = time.monotonic() + (interval if renewed else min(interval, _RETRY_SECONDS))
+            if self.work and (self._drainer is None or not self._drainer.is_alive()):
+                self._drain_aside()
+
+    def _drain_aside(self) -> None:
+        # A hook or a callback takes its time, and must not cost the calls under way their holds.
+        drainer = threading.Thread(
+            target=self._attempt, args=(lambda: run(self.drain()),), name="tokencap-drainer", daemon=True
+        )
+        with suppress(RuntimeError):  # the interpreter is going down: `close` settles
+            drainer.start()
+            self._drainer = drainer
+
+    def _attempt(self, step: Callable[[], None]) -> bool:
+        try:
+            step()
+        except BackendError as error:
+            log.warning("the store cannot be reached: %s", error, extra={"settlements": len(self._kept)})
+        except Exception:
+            log.exception("unexpected; the keeper goes on")
+        else:
+            return True
+        return False
 
 
 def _fail(flow: Flow[None]) -> None:
