@@ -132,7 +132,10 @@ def test_the_last_of_several_reports_counts_and_is_booked_once(make: Any, guard:
     assert books(guard) == (160, 0)
 
 
-@pytest.mark.parametrize("usage", [-1, True, "120", {"tokens": 5}, SimpleNamespace(), 1.5])
+@pytest.mark.parametrize(
+    "usage",
+    [-1, True, "120", {"tokens": 5}, SimpleNamespace(), 1.5, 2**53, TokenUsage(-70, 7), TokenUsage(7, 2**63)],
+)
 def test_what_holds_no_counts_is_refused_and_the_call_keeps_its_estimate(
     usage: Any, make: Any, guard: Guard
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Union
 
 from ._flow import Flow, arun, run
 from ._session import CallSession, Ending
+from .budget import UNLIMITED
 from .errors import ConfigurationError
 from .policy import Provider, check_count
 from .providers import PROVIDERS
@@ -86,17 +87,19 @@ class Call:
 
     def _read(self, usage: Any) -> TokenUsage:
         if isinstance(usage, TokenUsage):
-            return usage
-        if isinstance(usage, int) and not isinstance(usage, bool) and usage >= 0:
+            if all(map(_counts, usage)):
+                return usage
+        elif _counts(usage):
             given = min(usage, self._session.estimate)
             return TokenUsage(given, usage - given)
-        found = self._tally_of().usage_of(usage)
-        if found is None and not any(isinstance(get(usage, name), int) for name in _COUNTS):
-            raise ConfigurationError(
-                f"usage is {usage!r}; it must be a TokenUsage, the usage object of the provider "
-                f"(with {' or '.join(map(repr, _COUNTS[:2]))} ...), or a total of at least 0 tokens"
-            )
-        return found or TokenUsage()
+        else:
+            found = self._tally_of().usage_of(usage)
+            if found is not None or any(isinstance(get(usage, name), int) for name in _COUNTS):
+                return found or TokenUsage()
+        raise ConfigurationError(
+            f"usage is {usage!r}; it must be a TokenUsage, the usage object of the provider "
+            f"(with {' or '.join(map(repr, _COUNTS[:2]))} ...), or a total; of 0 to 2**53 - 1 tokens"
+        )
 
     def _begin(self) -> Flow[None]:
         changes = yield from self._session.begin()
@@ -165,6 +168,10 @@ class _ByHandDialect(Dialect):
 
     def history(self, body: Mapping[str, Any]) -> str | None:
         return super().history(_fields(body))
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= UNLIMITED
 
 
 def _fields(body: Mapping[str, Any]) -> Mapping[str, Any]:
