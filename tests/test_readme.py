@@ -33,6 +33,7 @@ import wire_cohere  # noqa: F401  adds its answers
 import wire_gemini  # noqa: F401
 import wire_mistral  # noqa: F401
 from backends.redis_servers import shared_server
+from tokencap._fields import TOP
 from tokencap._loopback import LoopbackProvider
 from wire import Wire
 
@@ -298,8 +299,14 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+OURS = re.compile(r"https://github\.com/pykul/tokencap/(?:blob|tree)/main/")
+
+
 def test_links_lead_somewhere() -> None:
     for page, text in TEXTS.items():
+        if page == "README.md":  # which is shown on PyPI, too, where no other file is
+            assert re.findall(r"\]\((?!#|https:)([^)\s]+)\)", text) == []
+        text = OURS.sub("", text)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             path, _, anchor = target.partition("#")
             if "://" in path:
@@ -385,6 +392,11 @@ def test_the_members_of_the_enums_are_all_named(kind: Any) -> None:
     section = TEXTS["README.md"].partition("### Enums\n")[2].partition("\n#")[0]
     named = section.partition(f"`{kind.__name__}`")[2].partition(". ")[0]
     expect_all_named([member.name for member in kind if f"`{member.name}`" not in named])
+
+
+def test_the_keys_of_the_file_are_all_named() -> None:
+    section = TEXTS["README.md"].partition("### Without code")[2].partition("\n## ")[0]
+    expect_all_named([key for key in TOP if f"`{key}`" not in section])
 
 
 @pytest.mark.parametrize("page", PAGES)

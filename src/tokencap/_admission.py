@@ -128,8 +128,9 @@ class _Bid:
                 before_call(session, grant.states, self.bound, self.estimate)
             return Admission(grant.reservation, grant.states, self.estimate, self.bound, self._agreed(grant))
         output = self.output
-        need = self.estimate if output is None else self.bound + output.of(output.least)
-        return refusal(plan, grant, self._ask(), need)
+        reply = 0 if output is None else output.of(output.least)
+        need = self.estimate if output is None else self.bound + reply
+        return refusal(plan, grant, self._ask(), need, reply)
 
     def _undecided(self, grant: Grant) -> bool:
         """Return whether a count of the prompt may change what happens to the call."""

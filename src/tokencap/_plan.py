@@ -185,20 +185,24 @@ def may_decide(plan: Plan, states: Sequence[BudgetState], bound: int) -> bool:
     return False
 
 
-def refusal(plan: Plan, grant: Grant, ask: Ask, need: int) -> CheckResult:
+def refusal(plan: Plan, grant: Grant, ask: Ask, need: int, reply: int) -> CheckResult:
     """Return the refusal of a call: which dimensions, and whether only calls in flight stood in its way."""
     by_key = {state.key: state for state in grant.states}
-    contended = True
+    contended, blocked_at = True, {}
     for key in grant.refused:
         state, budget = by_key[key], plan.budget_of(key)
         top = share_floor(state.limit, 1.0 if budget.block_at is None else budget.block_at)
         wanted = ask.least if budget.strict else ask.need
         if state.used >= top or state.used + wanted > top:
             contended = False
+        if budget.block_at is not None and budget.block_at < 1.0:
+            blocked_at[key.dimension] = budget.block_at
     return CheckResult(
         allowed=False,
         states={state.key.dimension: state for state in grant.states},
         violated=[key.dimension for key in grant.refused],
         need=need,
+        reply=reply,
         contended=contended,
+        blocked_at=blocked_at,
     )

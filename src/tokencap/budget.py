@@ -179,11 +179,15 @@ class CheckResult:
     violated: list[str] = field(default_factory=list)
     """The dimensions that refused."""
     need: int = 0
-    """Tokens the call was expected to take at least (its prompt estimate)."""
+    """Tokens the call was expected to take at least: its prompt estimate, and `reply`."""
     contended: bool = False
     """True when the call would fit if the calls in flight took nothing."""
     reason: str = ""
     """Why it was refused, when that is not for want of tokens."""
+    blocked_at: dict[str, float] = field(default_factory=dict)
+    """The share of the limit at which a dimension that refused does so, where that is not all of it."""
+    reply: int = 0
+    """The part of `need` that is for the reply, which only strict budgets ask for."""
 
     def explain(self) -> str:
         """Say what is used, what is held and by how many calls, for each refusing dimension."""
@@ -191,6 +195,8 @@ class CheckResult:
         for dimension in self.violated:
             state = self.states[dimension]
             text = f"{dimension}={state.key.identifier}: {state.used:,} of {state.limit:,} tokens used"
+            if dimension in self.blocked_at:
+                text += f", blocked at {self.blocked_at[dimension] * 100:g} %"
             if state.reserved:
                 calls = "1 call" if state.calls == 1 else f"{state.calls:,} calls"
                 text += f", {state.reserved:,} held by {calls} in flight"
@@ -201,4 +207,5 @@ class CheckResult:
             where = f" ({', '.join(self.violated)})" if self.violated else ""
             return f"{self.reason}{where}; the call was not sent"
         why = "budget contended" if self.contended else "budget exceeded"
-        return f"{why} ({'; '.join(parts)}); this call needs about {self.need:,} tokens and was not sent"
+        need = f"{self.need:,} tokens" + (f", {self.reply:,} of them for its reply," if self.reply else "")
+        return f"{why} ({'; '.join(parts)}); this call needs about {need} and was not sent"

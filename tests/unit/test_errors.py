@@ -8,14 +8,20 @@ import pickle
 import pytest
 
 from tokencap import (
+    Action,
     BackendError,
     BudgetExceededError,
     BudgetKey,
     BudgetState,
     CheckResult,
     ConfigurationError,
+    DimensionPolicy,
+    Guard,
+    Policy,
+    Threshold,
     TokencapError,
 )
+from tokencap.backends.memory import MemoryBackend
 
 
 def check(used: int, reserved: int = 0, calls: int = 0, contended: bool = False) -> CheckResult:
@@ -46,6 +52,33 @@ def test_a_refusal_says_whose_budget_is_gone_and_what_the_call_needs() -> None:
     assert str(BudgetExceededError(check(50_312))) == (
         "budget exceeded (tenant=acme: 50,312 of 50,000 tokens used); "
         "this call needs about 1,200 tokens and was not sent"
+    )
+
+
+def test_a_refusal_below_the_limit_says_where_it_begins() -> None:
+    block = Threshold(0.55, [Action("BLOCK")])
+    with Guard(
+        Policy({"tenant": DimensionPolicy(100, [block])}), {"tenant": "acme"}, MemoryBackend()
+    ) as guard:
+        with guard.call(provider="p", model="m", estimate=10) as call:
+            call.settle(50)
+        with pytest.raises(BudgetExceededError) as caught, guard.call(provider="p", model="m", estimate=10):
+            pass
+    assert str(caught.value) == (
+        "budget exceeded (tenant=acme: 50 of 100 tokens used, blocked at 55 %); "
+        "this call needs about 10 tokens and was not sent"
+    )
+    assert caught.value.check_result.blocked_at == {"tenant": 0.55}
+
+
+def test_a_refusal_says_how_much_a_strict_budget_wants_for_the_reply() -> None:
+    with Guard(Policy.blocking(100, strict=True), {"session": "s"}, MemoryBackend()) as guard:
+        call = guard.call(provider="p", model="m", estimate=10, max_output=200)
+        with pytest.raises(BudgetExceededError) as caught, call:
+            pass
+    assert str(caught.value) == (
+        "budget exceeded (session=s: 0 of 100 tokens used); "
+        "this call needs about 110 tokens, 100 of them for its reply, and was not sent"
     )
 
 
