@@ -1,4 +1,4 @@
-"""The programs of the README, as mypy --strict and pyright read them: a part of `make lint`.
+"""What mypy --strict and pyright make of programs of users, those of the README first: a part of `make lint`.
 
 The functions that a reader would write are left without annotations there, which is all that is allowed.
 """
@@ -67,3 +67,37 @@ def test_a_mistake_in_a_program_would_be_seen(tmp_path: Path) -> None:
     found = check("mypy", *MYPY, str(wrong)).stdout
     assert "call-overload" in found
     assert "attr-defined" in found
+
+
+CLIENTS = {
+    "anthropic": ("Anthropic", "AsyncAnthropic"),
+    "openai": ("OpenAI", "AsyncOpenAI", "AzureOpenAI", "AsyncAzureOpenAI"),
+    "mistralai.client": ("Mistral",),
+}
+
+
+@pytest.mark.parametrize("sdk", CLIENTS)
+def test_a_client_is_of_its_type_where_no_other_sdk_is_installed(sdk: str, tmp_path: Path) -> None:
+    names = [
+        name if "Azure" in name or sdk not in ("anthropic", "openai") else f"Guarded{name}"
+        for name in CLIENTS[sdk]
+    ]
+    lines = [
+        f"import {sdk}, tokencap",
+        "guard = tokencap.Guard(tokencap.Policy.tracking())",
+        *[f"reveal_type(tokencap.wrap({sdk}.{name}()))" for name in CLIENTS[sdk]],
+        *[f"reveal_type(guard.wrap({sdk}.{name}()))" for name in CLIENTS[sdk]],
+    ]
+    program, config = tmp_path / "one_sdk.py", tmp_path / "mypy.ini"
+    program.write_text("\n".join(lines), encoding="utf-8")
+    missing = "".join(
+        f"[mypy-{other},{other}.*]\nfollow_imports = skip\nfollow_imports_for_stubs = True\n"
+        for other in ("anthropic", "openai")
+        if other != sdk
+    )
+    config.write_text(f"[mypy]\n{missing}", encoding="utf-8")
+    done = check(
+        "mypy", f"--config-file={config}", f"--cache-dir={tmp_path / 'cache'}", "--strict", str(program)
+    )
+    revealed = re.findall(r'Revealed type is "(?:[\w.]+\.)?(\w+)"', done.stdout)
+    assert revealed == names + names, done.stdout + done.stderr

@@ -28,10 +28,20 @@ from .status import StatusResponse
 from .telemetry.otel import Otel
 
 if TYPE_CHECKING:
-    import anthropic
     import openai
 
-    from ._typing import GuardedAnthropic, GuardedAsyncAnthropic, GuardedAsyncOpenAI, GuardedOpenAI
+    from ._typing import (
+        AnAnthropic,
+        AnAsyncAnthropic,
+        AnAsyncAzureOpenAI,
+        AnAsyncOpenAI,
+        AnAzureOpenAI,
+        AnOpenAI,
+        GuardedAnthropic,
+        GuardedAsyncAnthropic,
+        GuardedAsyncOpenAI,
+        GuardedOpenAI,
+    )
 
 __all__ = ["get_status", "init", "patch", "scope", "teardown", "unpatch", "wrap"]
 
@@ -152,11 +162,11 @@ _process = _Process()
 
 @overload
 def wrap(
-    client: anthropic.Anthropic, *, policy: Policy, quiet: bool = ..., wait: float = ...
+    client: AnAnthropic, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...
 ) -> GuardedAnthropic: ...
 @overload
 def wrap(
-    client: anthropic.Anthropic,
+    client: AnAnthropic,
     limit: int | None = ...,
     policy: None = ...,
     quiet: bool = ...,
@@ -166,11 +176,11 @@ def wrap(
 ) -> GuardedAnthropic: ...
 @overload
 def wrap(
-    client: anthropic.AsyncAnthropic, *, policy: Policy, quiet: bool = ..., wait: float = ...
+    client: AnAsyncAnthropic, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...
 ) -> GuardedAsyncAnthropic: ...
 @overload
 def wrap(
-    client: anthropic.AsyncAnthropic,
+    client: AnAsyncAnthropic,
     limit: int | None = ...,
     policy: None = ...,
     quiet: bool = ...,
@@ -180,11 +190,11 @@ def wrap(
 ) -> GuardedAsyncAnthropic: ...
 @overload
 def wrap(
-    client: openai.AzureOpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...
+    client: AnAzureOpenAI, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...
 ) -> openai.AzureOpenAI: ...
 @overload
 def wrap(
-    client: openai.AzureOpenAI,
+    client: AnAzureOpenAI,
     limit: int | None = ...,
     policy: None = ...,
     quiet: bool = ...,
@@ -194,11 +204,11 @@ def wrap(
 ) -> openai.AzureOpenAI: ...
 @overload
 def wrap(
-    client: openai.AsyncAzureOpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...
+    client: AnAsyncAzureOpenAI, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...
 ) -> openai.AsyncAzureOpenAI: ...
 @overload
 def wrap(
-    client: openai.AsyncAzureOpenAI,
+    client: AnAsyncAzureOpenAI,
     limit: int | None = ...,
     policy: None = ...,
     quiet: bool = ...,
@@ -207,10 +217,12 @@ def wrap(
     wait: float = ...,
 ) -> openai.AsyncAzureOpenAI: ...
 @overload
-def wrap(client: openai.OpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...) -> GuardedOpenAI: ...
+def wrap(
+    client: AnOpenAI, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...
+) -> GuardedOpenAI: ...
 @overload
 def wrap(
-    client: openai.OpenAI,
+    client: AnOpenAI,
     limit: int | None = ...,
     policy: None = ...,
     quiet: bool = ...,
@@ -220,11 +232,11 @@ def wrap(
 ) -> GuardedOpenAI: ...
 @overload
 def wrap(
-    client: openai.AsyncOpenAI, *, policy: Policy, quiet: bool = ..., wait: float = ...
+    client: AnAsyncOpenAI, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...
 ) -> GuardedAsyncOpenAI: ...
 @overload
 def wrap(
-    client: openai.AsyncOpenAI,
+    client: AnAsyncOpenAI,
     limit: int | None = ...,
     policy: None = ...,
     quiet: bool = ...,
@@ -233,7 +245,7 @@ def wrap(
     wait: float = ...,
 ) -> GuardedAsyncOpenAI: ...
 @overload
-def wrap(client: C, *, policy: Policy, quiet: bool = ..., wait: float = ...) -> C: ...
+def wrap(client: C, limit: None = ..., *, policy: Policy, quiet: bool = ..., wait: float = ...) -> C: ...
 @overload
 def wrap(
     client: C,

@@ -61,6 +61,7 @@ def wrapping() -> None:
     assert_type(tokencap.wrap(anthropic.Anthropic()), GuardedAnthropic)
     assert_type(tokencap.wrap(anthropic.AsyncAnthropic(), limit=5), GuardedAsyncAnthropic)
     assert_type(tokencap.wrap(openai.OpenAI(), policy=policy), GuardedOpenAI)
+    assert_type(tokencap.wrap(openai.OpenAI(), limit=None, policy=policy), GuardedOpenAI)
     assert_type(tokencap.wrap(openai.AsyncOpenAI(), 5, quiet=True), GuardedAsyncOpenAI)
     assert_type(tokencap.wrap(openai.AzureOpenAI(), limit=5), openai.AzureOpenAI)
     assert_type(tokencap.wrap(openai.AsyncAzureOpenAI(), policy=policy), openai.AsyncAzureOpenAI)
