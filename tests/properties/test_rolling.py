@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stores import CLOCKED, STORES
@@ -61,6 +61,7 @@ class Naive:
     window: float
     spent: list[Spent] = field(default_factory=list)
     unsure: list[Spent] = field(default_factory=list)
+    taken: list[Spent] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
 
     @property
@@ -80,6 +81,7 @@ class Naive:
             if item.early <= now - self.window:
                 item.early = FORGOTTEN  # a clock that is set back later brings nothing back
         least = sum(item.tokens for item in self.spent if item.early > FORGOTTEN)
+        least = max(0, least - sum(item.tokens for item in self.taken if item.late > now - self.longer))
         most = sum(item.tokens for item in [*self.spent, *self.unsure] if item.late > now - self.longer)
         return least, most
 
@@ -91,6 +93,8 @@ class Naive:
             self.spent = [item for item in self.spent if item is not call.charged]
             if call.moved:
                 self.unsure.append(call.charged)
+                # Or the correction finds what another call has left there since.
+                self.taken.append(Spent(call.charged.tokens, now, now))
         self.book(tokens, now)
 
     def set_back(self, now: float) -> None:
@@ -101,7 +105,7 @@ class Naive:
             call.moved = call.moved or call.charged is not None
 
     def written(self, now: float) -> None:
-        for items in (self.spent, self.unsure):
+        for items in (self.spent, self.unsure, self.taken):
             items[:] = [item for item in items if item.late > now - self.longer]
             for item in items:
                 item.late = min(item.late, now)
@@ -133,8 +137,18 @@ def opened(request: pytest.FixtureRequest) -> Iterator[tuple[Clock, list[Backend
         store.close()
 
 
+STEP = 1 / 60
+BACK_AT_A_CHARGE = [
+    *[(0.0, "reserve", 0, 0), (0.0, "reserve", 0, 0), (0.0, "reserve", 2, 0), (0.0, "settle", 0, 0)],
+    *[(STEP, "spend", 0, 0), (STEP, "spend", 0, 0), (STEP, "spend", 0, 0), (59 / 60, "spend", 0, 0)],
+    *[(-STEP, "settle", 0, 0), (-2.0, "reserve", 2, 0), (0.999, "settle", 0, 0)],
+]
+"""A charge, forgotten, is corrected when the clock has come to the same moment for a second time."""
+
+
 @settings(max_examples=60, deadline=None, database=None)
 @given(window=st.sampled_from(WINDOWS), steps=steps)
+@example(window=3600.0, steps=BACK_AT_A_CHARGE)
 def test_a_rolling_window_counts_what_was_spent_in_it_and_at_most_a_step_before(opened, window, steps):
     clock, handles = opened
     period, model = rolling(window), Naive(window)
