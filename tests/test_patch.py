@@ -108,6 +108,7 @@ def test_module_level_calls_are_guarded(loopback: LoopbackProvider, monkeypatch:
     openai.chat.completions.create(model="gpt-4o", messages=HELLO)
     openai.responses.create(model="gpt-5", input="hello")
     assert used() == loopback.tokens > 0
+    openai._load_client().close()  # type: ignore[no-untyped-call]
     openai._reset_client()  # type: ignore[no-untyped-call]
 
 
