@@ -20,8 +20,10 @@ import pytest
 from forked import in_a_fork
 from stores import STORES, Store
 from tokencap import BackendError, BudgetExceededError, Guard, Policy, _waiting
+from tokencap._keeper import Keeper
+from tokencap.backends.memory import MemoryBackend
 from tokencap.backends.sqlite import SQLiteBackend
-from tokencap.budget import BudgetKey, Hold
+from tokencap.budget import BudgetKey, Hold, Settlement
 from tokencap.telemetry.record import CallRecord
 
 LIMIT = 1_000_000
@@ -63,6 +65,37 @@ def test_a_hook_that_ends_the_program_does_not_lose_what_the_call_took(
     with Guard(Policy.blocking(LIMIT), {"session": "s"}, store.handle()) as later:
         state = later.get_status().dimensions["session"]
         assert (state.used, state.reserved, later.usage().total.tokens) == (1_000, 0, 1_000)
+
+
+def test_a_guard_that_is_closed_waits_for_the_settlement_that_is_only_now_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(MemoryBackend):
+        pause = 0.0
+
+        def settle(self, *args: Any) -> Settlement:
+            time.sleep(self.pause)
+            return super().settle(*args)
+
+    def leave(record: CallRecord) -> None:
+        backend.pause = 0.2
+        raise SystemExit
+
+    def later(keeper: Keeper) -> None:
+        begun.set()
+        time.sleep(0.1)
+        drain_aside(keeper)
+
+    begun, drain_aside = threading.Event(), Keeper._drain_aside
+    monkeypatch.setattr(Keeper, "_drain_aside", later)
+    backend = Slow()
+    guard = Guard(Policy.blocking(LIMIT), {"session": "s"}, backend)
+    guard.on_call(leave)
+    with pytest.raises(SystemExit), guard.call(provider="gateway", model="m", estimate=10) as call:
+        call.settle(1_000)
+    assert begun.wait(20)
+    guard.teardown()
+    assert backend.get_states([(BudgetKey("session", "s"), LIMIT)])[0].used == 1_000
 
 
 @forks

@@ -176,9 +176,10 @@ class Keeper(ForkAware):
         thread, self._thread = self._thread, None
         if thread is not None:
             self._bell.put(False)
-        for one in (thread, self._drainer):
-            if one is not None and one is not threading.current_thread():
-                one.join(timeout=_JOIN_SECONDS)
+            _join(thread)
+        # Only now: the one may have begun the other meanwhile.
+        if self._drainer is not None:
+            _join(self._drainer)
         from ._session import Ending
 
         kept_before = self._ever_kept
@@ -258,6 +259,11 @@ class Keeper(ForkAware):
         else:
             return True
         return False
+
+
+def _join(thread: threading.Thread) -> None:
+    if thread is not threading.current_thread():
+        thread.join(timeout=_JOIN_SECONDS)
 
 
 def _fail(flow: Flow[None]) -> None:
