@@ -84,7 +84,10 @@ class _Watched:
                     run(self._exchange.settle())
                 yield self._shown(chunk)
             self._whole = True
-        except Exception:
+        except Exception as error:
+            # Not every version of the HTTP library closes a body that it could not read.
+            if self._ends_here():
+                run(self._exchange.settle(ending_of(error)))
             if self._unshown:
                 yield self._unshown
             raise
@@ -104,7 +107,9 @@ class _Watched:
             self._whole = True
             if self._unshown:
                 yield self._unshown
-        except Exception:
+        except Exception as error:
+            if self._ends_here():
+                await arun(exchange.settle(ending_of(error)))
             if self._unshown:
                 yield self._unshown
             raise
