@@ -173,6 +173,9 @@ class _Interrupt(BaseException):
 
 
 @forks
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 14), reason="there an interrupt of `with lock:` can leave any lock taken"
+)
 def test_an_interrupted_step_does_not_keep_the_file_from_other_threads(tmp_path: Path) -> None:
     key = BudgetKey("session", "s")
 

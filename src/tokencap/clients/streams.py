@@ -47,7 +47,7 @@ def guarded_stream_class(stream_cls: Any, is_async: bool) -> Any:
 
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         origin.__init__(self, *args, **kwargs)
-        if "_iterator" in vars(self):
+        if "_iterator" in vars(self) and type(self) is cls:
             # That is ours, and nothing else has to be: older SDKs take no subclass for the class itself.
             self.__class__ = origin
 
