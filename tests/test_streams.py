@@ -17,6 +17,7 @@ import pytest
 from needs import since
 from tokencap.backends.sqlite import SQLiteBackend
 from tokencap.clients import bodies, counting, options
+from tokencap.clients.streams import guarded_stream_class
 from wire import (
     Books,
     Missing,
@@ -817,3 +818,16 @@ def test_no_event_asks_the_body_for_what_it_lacks(
 
     drive(run(), is_async)
     assert len(asked) < 8, asked
+
+
+def test_a_class_that_a_tracing_library_makes_of_a_guarded_stream_stays_what_it_is(wire: Wire) -> None:
+    base = guarded_stream_class(openai.Stream, False)
+
+    class Traced(base):  # type: ignore[misc,valid-type]
+        def __stream__(self) -> Iterator[Any]:
+            yield from super().__stream__()
+
+    response = http_library("openai").Response(200, content=b"data: 1\n\ndata: [DONE]\n\n")
+    stream = Traced(cast_to=int, response=response, client=wire.client("openai", False))
+    assert type(stream) is Traced
+    assert list(stream) == [1]
