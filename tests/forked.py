@@ -10,6 +10,10 @@ import traceback
 import warnings
 from typing import Any, Callable
 
+import pytest
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+
 
 def fork(step: Callable[[], Any], seconds: int = 300) -> int:
     """Perform `step` in a child, which ends by itself after so many seconds; return its id."""

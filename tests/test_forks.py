@@ -13,14 +13,13 @@ from typing import Any, Callable
 import pytest
 
 import tokencap
-from forked import fork, join
+from forked import fork, forks, join
 from tokencap import Provider, _default
 from tokencap.clients import mistral, passing
 from tokencap.providers import tokenizer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork"),
+    forks,
 ]
 
 

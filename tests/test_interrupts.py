@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from forked import in_a_fork
+from forked import forks, in_a_fork
 from stores import STORES, Store
 from tokencap import BackendError, BudgetExceededError, Guard, Policy, _waiting
 from tokencap._keeper import Keeper
@@ -28,9 +27,6 @@ from tokencap.telemetry.record import CallRecord
 
 LIMIT = 1_000_000
 STORES_HERE = ["memory", "sqlite", pytest.param("redis", marks=pytest.mark.service)]
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 
 
 @pytest.fixture(params=STORES_HERE)

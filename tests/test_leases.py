@@ -24,7 +24,7 @@ import openai
 import pytest
 
 from backends.redis_servers import until
-from forked import fork, join
+from forked import fork, forks, join
 from stores import STORES, Store
 from tokencap import Action, BudgetExceededError, DimensionPolicy, Guard, Policy, StatusResponse, Threshold
 from tokencap._loopback import LoopbackProvider
@@ -35,9 +35,6 @@ LIMIT = 1_000_000
 LEASE = 2.5
 BILLED = 50
 SHARED = ["sqlite", pytest.param("redis", marks=pytest.mark.service)]
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 
 
 @pytest.fixture(params=SHARED)

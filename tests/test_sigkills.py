@@ -20,13 +20,14 @@ import pytest
 
 import sigkills
 from backends.redis_servers import fresh_prefix, shared_server
+from forked import forks
 from tokencap._loopback import LoopbackProvider
 
 KILLS = int(os.environ.get("SIGKILLS", "16"))
 PROCESSES = 8
 LEASE = 1.0
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the workers are forked")
+pytestmark = forks
 
 
 def charge_of_the_dead(loopback: LoopbackProvider, folder: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import pytest
 
 import fleet
 import tokencap
-from forked import in_a_fork
+from forked import forks, in_a_fork
 from stores import STORES, Store
 from tokencap import BudgetExceededError, Guard, Policy
 from tokencap._loopback import LoopbackProvider
@@ -160,7 +159,7 @@ def test_seven_calls_of_two_hundred_tasks(way: Any, store: Store, loopback: Loop
         check_books(guard, loopback)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the fleet is forked")
+@forks
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.service)])
 def test_seven_calls_of_eight_processes_with_eight_threads(
     kind: str, tmp_path: Path, loopback: LoopbackProvider

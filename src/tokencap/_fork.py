@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 import weakref
 
-__all__ = ["ForkAware", "Mutex", "survive_forks"]
+__all__ = ["ForkAware", "Mutex", "load_before_forks", "survive_forks"]
 
 
 class ForkAware:
@@ -52,6 +53,14 @@ class _Forks:
 
 
 _forks = _Forks()
+
+
+def load_before_forks() -> None:
+    """Import what sockets import when they first look up a name.
+
+    Were it a thread that does so while another one forks, the child would wait for that import for ever.
+    """
+    codecs.lookup("idna")
 
 
 def survive_forks(one: ForkAware) -> None:

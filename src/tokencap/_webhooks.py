@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import heapq
 import json
 import logging
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from ._delivery import LONGEST_PAUSE, TIMEOUT, Delivery, deliver, tls
-from ._fork import ForkAware, Mutex, survive_forks
+from ._fork import ForkAware, Mutex, load_before_forks, survive_forks
 
 __all__ = ["Webhooks"]
 
@@ -77,9 +76,7 @@ class Webhooks(ForkAware):
             self._wake.notify_all()
 
     def _start(self) -> None:
-        # Sockets import it when they first look up a name. Were it the thread that does so while another
-        # one forks, the child would wait for that import for ever.
-        codecs.lookup("idna")
+        load_before_forks()
         thread = threading.Thread(target=self._work, name="tokencap-webhooks", daemon=True)
         try:
             thread.start()

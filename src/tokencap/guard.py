@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 C = TypeVar("C")
-G = TypeVar("G", bound="Guard")
 
 LEASE_SECONDS = 60.0
 _SHOWN = 64

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from forked import forks
 from tokencap.backends.aio import InlineAsyncBackend, ThreadedAsyncBackend
 from tokencap.backends.memory import MemoryBackend
 from tokencap.budget import BudgetKey, BudgetState, Hold, Mark
@@ -124,8 +125,7 @@ def test_it_is_usable_in_one_loop_after_another():
     asyncio.run(flavour.aclose())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@forks
 def test_a_child_has_threads_of_its_own():
     flavour = ThreadedAsyncBackend(MemoryBackend())
     asyncio.run(flavour.reserve("x", [HOLD], 10, 30.0))

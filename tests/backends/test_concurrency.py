@@ -13,14 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from forked import forks
 from tokencap.budget import UNLIMITED, BudgetKey, BudgetState, Hold, Mark
 
 KEYS = (BudgetKey("tenant", "acme"), BudgetKey("session", "s"))
 LIMIT = 10_000
 MARKS = tuple(Mark(key, share, LIMIT) for key in KEYS for share in (0.1, 0.5, 0.8, 1.0))
-
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-may_fork_with_threads = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
 def spend(backend, calls, *, ceiling=None, passed=None, seed=None):
@@ -145,7 +143,6 @@ def a_process(opener, ceiling, seed):
     ("method", "ceiling"),
     [("spawn", 1.0), pytest.param("fork", None, marks=forks), pytest.param("fork", 1.0, marks=forks)],
 )
-@may_fork_with_threads
 def test_what_processes_spend_adds_up(store, method, ceiling):
     if not store.shared:
         pytest.skip("this store lives in one process")
@@ -164,7 +161,6 @@ def test_what_processes_spend_adds_up(store, method, ceiling):
 
 
 @forks
-@may_fork_with_threads
 def test_a_fork_in_the_middle_of_everything_disturbs_nobody(store):
     backend = store.handle()
     key = BudgetKey("tenant", "acme")

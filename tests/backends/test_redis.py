@@ -17,6 +17,7 @@ import uuid
 import pytest
 
 from backends.redis_servers import fresh_prefix, shared_server
+from forked import forks
 from tokencap._audit import Who
 from tokencap._periods import calendar, rolling
 from tokencap.backends._redis_scripts import Verbs, _places
@@ -580,8 +581,7 @@ class TestEventLoops:
 
 
 class TestForksAndThreads:
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    @forks
     def test_parent_and_child_go_on_with_connections_of_their_own(self, backend):
         wide = hold(limit=UNLIMITED)
         reservation = backend.reserve("call-1", [wide], 10, LEASE).reservation

@@ -19,6 +19,7 @@ import uuid
 
 import pytest
 
+from forked import forks
 from tokencap._periods import calendar
 from tokencap.backends import _sqlite_file
 from tokencap.backends.sqlite import SQLiteBackend
@@ -29,9 +30,6 @@ KEY = BudgetKey("tenant", "acme")
 HOLD = Hold(KEY, 1000, None, 1, 1)
 PATIENCE = 1.0
 """Seconds that a busy machine may take for what takes no time."""
-
-posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
-may_fork_with_threads = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
 @pytest.fixture
@@ -297,7 +295,6 @@ class TestVersions:
         with plain(path) as other:
             assert other.execute("PRAGMA user_version").fetchone() == (99,)
 
-    @may_fork_with_threads
     @pytest.mark.parametrize("first_schema", [False, True])
     def test_processes_that_start_together_all_succeed(self, path, first_schema):
         if first_schema:
@@ -543,7 +540,7 @@ class TestAFileThatCannotBeUsed:
         assert backend.get_states([(KEY, 1000)])[0].calls == n
         spend(backend)
 
-    @posix
+    @forks
     def test_a_read_only_one(self):
         code = """
             import os, sys
@@ -580,9 +577,8 @@ class TestAFileThatCannotBeUsed:
         assert (done.stdout, done.stderr) == ("sqlite:tokencap.db is read-only\nTrue\n", "")
 
 
-@posix
+@forks
 class TestProcesses:
-    @may_fork_with_threads
     def test_a_child_opens_the_file_itself(self, backend):
         spend(backend)
         child = os.fork()
@@ -640,7 +636,6 @@ class TestProcesses:
         assert inherited.connection.execute("SELECT used FROM counters").fetchone() == (11,)
         inherited.connection.close()
 
-    @may_fork_with_threads
     def test_a_killed_process_loses_nothing_it_was_told(self, path):
         told = 0
         for round_ in range(20):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from typing import Any
 
 import anthropic
 import pytest
 
-from forked import in_a_fork
+from forked import forks, in_a_fork
 from needs import since
 
 NEEDS = {
@@ -48,7 +47,7 @@ def library(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="each order is looked at in a fork")
+@forks
 @pytest.mark.parametrize("order", ORDERS)
 def test_spans_are_what_they_are_without_a_guard_and_counts_are_exact(library: str, order: str) -> None:
     if library == "sdk":

@@ -6,7 +6,6 @@ import asyncio
 import http.server
 import json
 import logging
-import os
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any, Callable, Optional
 import pytest
 from calls import aspend, block, policy, python, spend, warn, webhook
 
+from forked import forks
 from tokencap import Action, BudgetExceededError, ConfigurationError, Guard, _delivery, _webhooks
 from tokencap._delivery import signed
 from tokencap._webhooks import Webhooks
@@ -569,12 +569,12 @@ FORKING_AT_TLS = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@forks
 def test_a_forked_process_can_use_tls_though_a_delivery_was_about_to(receiver: Receiver) -> None:
     python(FORKING_AT_TLS, receiver.url.replace("http:", "https:"))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@forks
 def test_a_forked_process_delivers_its_own_posts_and_not_those_of_its_parent(receiver: Receiver) -> None:
     def slow(handler: Any) -> None:
         if "hold" in handler.path:

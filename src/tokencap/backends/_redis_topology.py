@@ -6,7 +6,6 @@ own defaults (no time-out before 6, ten retries since) would hold a call for a m
 
 from __future__ import annotations
 
-import codecs
 import inspect
 import threading
 import time
@@ -15,7 +14,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from .._fork import Mutex
+from .._fork import Mutex, load_before_forks
 from ..errors import BackendError, ConfigurationError
 
 __all__ = [
@@ -88,9 +87,7 @@ def require_redis() -> None:
         raise ConfigurationError(
             f'RedisBackend needs redis-py 5, this is {redis.__version__}: pip install "tokencap[redis]"'
         )
-    # Sockets import it when they first look up a name. Were it a thread that does so while another one
-    # forks, the child would wait for that import for ever.
-    codecs.lookup("idna")
+    load_before_forks()
 
 
 @cache
